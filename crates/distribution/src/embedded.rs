@@ -1,0 +1,1 @@
+//! One machine: everything meets in memory and in one folder.

@@ -1,0 +1,183 @@
+//! The bodies of the control API, version 1 (`/v1`). CLI, dashboard and scripts have no other door.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    AppName, DeploymentCause, Digest, Generation, Host, Manifest, Millis, Revision, TenantName,
+    VersionNumber,
+};
+
+/// An error, as `application/problem+json` (RFC 9457).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// `urn:midge:problem:` and the code.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// A stable word, such as `version-not-found`.
+    pub code: String,
+    /// What happened, in one line.
+    pub title: String,
+    pub status: u16,
+    /// What, why and what to do.
+    pub detail: String,
+}
+
+impl Problem {
+    pub fn new(status: u16, code: &str, title: &str, detail: impl Into<String>) -> Self {
+        Self {
+            kind: format!("urn:midge:problem:{code}"),
+            code: code.into(),
+            title: title.into(),
+            status,
+            detail: detail.into(),
+        }
+    }
+}
+
+/// `POST /v1/tenants/{tenant}/artifacts/missing`: which of these must be uploaded?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Missing {
+    pub digests: Vec<Digest>,
+}
+
+/// `POST /v1/tenants/{tenant}/apps/{app}/versions`; answered with a [`crate::Version`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewVersion {
+    pub manifest: Manifest,
+    /// The uploaded artifact.
+    pub wasm: Digest,
+    /// Refuse what needs a grant that it does not have, instead of linking a denier.
+    #[serde(default)]
+    pub strict: bool,
+}
+
+/// `POST /v1/tenants/{tenant}/apps/{app}/deployments`; answered with a [`Deployed`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewDeployment {
+    /// None: the version that was served before the present one.
+    #[serde(default)]
+    pub version: Option<VersionNumber>,
+    pub cause: DeploymentCause,
+    /// Move the pointer only if this revision is the present one (0: if the app was never deployed).
+    #[serde(default)]
+    pub expect: Option<Revision>,
+    /// How long to wait for every node to say it is live; at most [`crate::limits::API_WAIT`], which is also the default.
+    #[serde(default)]
+    pub wait: Option<Millis>,
+}
+
+/// A deployment that was made, and how far it has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deployed {
+    pub deployment: crate::Deployment,
+    pub live: Live,
+    /// Where the app answers.
+    pub urls: Vec<String>,
+}
+
+/// How many nodes serve a generation.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Live {
+    /// Nodes on which no request sent from now on meets an older version.
+    pub nodes: u32,
+    pub of: u32,
+    /// From the request for the deployment to the last of those nodes' word.
+    pub elapsed_ms: u64,
+    /// What nodes said that refused the generation or cannot serve it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refusals: Vec<String>,
+}
+
+/// An app in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppSummary {
+    pub tenant: TenantName,
+    pub app: AppName,
+    pub urls: Vec<String>,
+    /// The version served now; none if the app was never deployed.
+    pub version: Option<VersionNumber>,
+    pub revision: Revision,
+    pub deployed_ms: Option<u64>,
+    pub latest: VersionNumber,
+}
+
+/// What a token lets its bearer do; each includes the ones before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verb {
+    /// See apps, versions, deployments and logs.
+    Read,
+    /// Upload, make versions, deploy, roll back.
+    Deploy,
+    /// Delete apps; create, list and revoke tokens within the same scope.
+    Admin,
+}
+
+/// What a token reaches.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scope {
+    /// None: every tenant, and the platform itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<TenantName>,
+    /// None: every app of the tenant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub app: Option<AppName>,
+    pub verb: Verb,
+}
+
+/// `POST /v1/tokens`; answered with a [`CreatedToken`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewToken {
+    /// What it is for, in its maker's words; at most 200 characters.
+    #[serde(default)]
+    pub label: String,
+    pub scope: Scope,
+    /// None: it does not expire.
+    #[serde(default)]
+    pub expires_in: Option<Millis>,
+}
+
+/// A token as lists show it: never with its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenSummary {
+    pub id: String,
+    pub label: String,
+    pub scope: Scope,
+    pub created_ms: u64,
+    pub expires_ms: Option<u64>,
+    pub last_used_ms: Option<u64>,
+}
+
+/// A new token: the one time its text is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreatedToken {
+    pub token: String,
+    pub summary: TokenSummary,
+}
+
+/// `GET /v1/status`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Midge's own version.
+    pub version: String,
+    pub generation: Generation,
+    pub domain: Host,
+    pub apps: u64,
+    pub nodes: Vec<NodeStatus>,
+}
+
+/// What a node last said of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    pub name: String,
+    /// The generation every one of its workers serves.
+    pub generation: Generation,
+    pub workers: u32,
+    pub worker_restarts: u64,
+    pub listen: String,
+}

@@ -1,0 +1,44 @@
+//! The words of Midge: every type that crosses a wire, a pipe or a disk, and every limit.
+//!
+//! | word | type |
+//! |---|---|
+//! | Tenant, App | [`TenantName`], [`AppName`], [`AppId`] |
+//! | Version | [`Version`], [`VersionNumber`], [`Manifest`] |
+//! | Deployment | [`Deployment`], [`Revision`] |
+//! | Catalog | [`Catalog`], [`Delta`], [`Generation`] |
+//! | Route, Grant | [`Route`], [`Grants`] |
+//! | Artifact | [`Digest`], [`ArtifactKey`] |
+//! | Invocation | [`Outcome`], [`Usage`], [`Fault`] |
+//! | Limit | [`limits`] |
+//!
+//! Nothing here reads a file, a socket or a clock, and nothing here knows what runs a guest.
+
+pub mod api;
+mod artifact;
+mod catalog;
+mod deployment;
+pub mod limits;
+mod log;
+mod manifest;
+mod name;
+mod outcome;
+pub mod pipe;
+mod route;
+mod signature;
+mod unit;
+mod version;
+
+pub use artifact::{
+    ArtifactKey, BuildKey, CpuClass, Digest, DigestError, EngineSetting, Hasher, NativeHeader,
+};
+pub use catalog::{Catalog, CatalogError, CatalogHead, Change, Delta, Entry, Generation};
+pub use deployment::{Deployment, DeploymentCause, Revision};
+pub use limits::AppLimits;
+pub use log::{LogRecord, LogStream, RequestRecord};
+pub use manifest::{Grants, Manifest, ManifestError, RouteClaim};
+pub use name::{AppId, AppName, NameError, TenantName};
+pub use outcome::{Fault, Outcome, Usage};
+pub use route::{Host, PathPrefix, Route, RouteError};
+pub use signature::{PublicKey, Purpose, SecretKey, SignatureError, Signed};
+pub use unit::{Millis, Size, UnitError};
+pub use version::{GuestKind, Import, Version, VersionNumber};

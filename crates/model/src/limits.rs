@@ -1,0 +1,246 @@
+//! Every limit of the platform: its name, default, ceiling and reason.
+//!
+//! A *default* holds where nobody said otherwise. A *ceiling* is the most that a manifest may ask for; the
+//! operator may lower it. The names are the ones that manifests, configuration and error texts use.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Millis, Size};
+
+/// A named bound.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit<T> {
+    pub name: &'static str,
+    pub default: T,
+    pub ceiling: T,
+    pub reason: &'static str,
+}
+
+const fn fixed<T: Copy>(name: &'static str, value: T, reason: &'static str) -> Limit<T> {
+    Limit {
+        name,
+        default: value,
+        ceiling: value,
+        reason,
+    }
+}
+
+macro_rules! limits {
+    ($($name:ident: $type:ty = $value:expr;)*) => {
+        $(pub const $name: Limit<$type> = $value;)*
+
+        /// Every limit as its name, default, ceiling and reason: what the reference page is made of.
+        pub fn all() -> Vec<[String; 4]> {
+            vec![$([
+                $name.name.to_owned(),
+                $name.default.to_string(),
+                $name.ceiling.to_string(),
+                $name.reason.to_owned(),
+            ],)*]
+        }
+    };
+}
+
+limits! {
+    // One invocation
+    CPU: Millis = Limit { name: "limits.cpu", default: Millis(50), ceiling: Millis::secs(30),
+        reason: "CPU time of one invocation, host functions included; a core is shared by everyone on it" };
+    WALL: Millis = Limit { name: "limits.wall", default: Millis::secs(30), ceiling: Millis::secs(300),
+        reason: "time from a request's head to the end of its reply; a slot held is a slot others wait for" };
+    MEMORY: Size = Limit { name: "limits.memory", default: Size::mib(128), ceiling: Size::mib(512),
+        reason: "linear memory of one instance, summed over its memories" };
+    TABLE_ELEMENTS: u64 = fixed("table-elements", 20_000, "elements of one table; a 0.1 KB module can ask for 10,000,000");
+    TABLES: u64 = fixed("tables", 8, "tables of one instance");
+    MEMORIES: u64 = fixed("memories", 4, "linear memories of one instance");
+    CORE_INSTANCES: u64 = fixed("core-instances", 32, "core instances of one component");
+    RESOURCES: u64 = fixed("resources", 1_024, "host resources (streams, bodies, headers) one invocation holds at once");
+    HANDLES: u64 = fixed("handles", 4_096, "component-model handles one invocation holds at once");
+    HOST_CALL_COPY: Size = fixed("host-call-copy", Size::mib(4), "bytes one host call copies from the guest");
+    RANDOM: Size = fixed("random", Size::kib(64), "random bytes one call may ask for");
+    HEADER_FIELDS: u64 = fixed("header-fields", 256, "header fields one message may have, in either direction");
+    HEADER_BYTES: Size = fixed("header-bytes", Size::kib(64), "bytes one header section may have, in either direction");
+    BODY_CHUNK: Size = fixed("body-chunk", Size::kib(64), "body bytes the host holds for a guest in either direction");
+    LOG_BYTES: Size = fixed("log-bytes", Size::kib(64), "bytes of standard output and standard error kept for one invocation");
+    LOG_LINE: Size = fixed("log-line", Size::kib(8), "bytes of one log line; longer ones are cut in several");
+    LOG_RATE: Size = fixed("log-rate", Size::mib(1), "bytes of guest output a second one tenant may log in one worker");
+    CGI_HEAD: Size = fixed("cgi-head", Size::kib(64), "bytes a command may write before the blank line that ends its CGI headers");
+
+    // One worker
+    SLOTS: u64 = Limit { name: "node.slots", default: 1_000, ceiling: 8_000,
+        reason: "instances live at once in one worker; each takes 6 of the kernel's 65,530 mappings" };
+    TENANT_SLOTS: u64 = Limit { name: "node.tenant-slots", default: 500, ceiling: 8_000,
+        reason: "instances one tenant may have live in one worker, so that one cannot take every slot" };
+    SLOT_QUEUE: u64 = fixed("slot-queue", 1_000, "requests that wait for a slot in one worker");
+    SLOT_WAIT: Millis = fixed("slot-wait", Millis(50), "how long a request waits for a slot before it is refused with `overloaded`");
+    RESIDENT: u64 = Limit { name: "node.resident-apps", default: 4_000, ceiling: 10_000,
+        reason: "apps one worker keeps loaded; each takes a descriptor, 3 mappings and about 100 KiB" };
+    LOADING: u64 = fixed("loading", 64, "apps one worker loads at once");
+    NATIVE_WAIT: Millis = fixed("native-wait", Millis::secs(5), "how long a worker waits for its supervisor to hand it native code");
+    LOG_QUEUE: Size = fixed("log-queue", Size::mib(4), "log bytes a worker holds for its supervisor; beyond, lines are dropped and counted");
+    SILENCE: Millis = fixed("silence", Millis::secs(2), "a worker that says nothing for this long is killed and replaced");
+
+    // Connections and requests
+    CONNECTIONS: u64 = Limit { name: "node.connections", default: 10_000, ceiling: 1_000_000,
+        reason: "client connections one worker holds; each takes a descriptor and 10-20 KiB" };
+    REQUEST_HEAD: Size = fixed("request-head", Size::kib(64), "bytes of a request's line and headers");
+    REQUEST_TARGET: Size = fixed("request-target", Size::kib(16), "bytes of a request target (path and query)");
+    HEAD_WAIT: Millis = fixed("head-wait", Millis::secs(10), "how long a request's head may take to arrive, and how long an idle connection is kept");
+    BODY_WAIT: Millis = fixed("body-wait", Millis::secs(30), "how long the next piece of a request body may take to arrive, and of a reply to be taken");
+    ROUTE_PATH: Size = fixed("route-path", Size(256), "bytes of a route's path prefix");
+
+    // Versions
+    WASM: Size = Limit { name: "control.wasm", default: Size::mib(100), ceiling: Size::mib(100),
+        reason: "bytes of one upload; Python components have 18 MB" };
+    MANIFEST: Size = fixed("manifest", Size::kib(64), "bytes of a manifest; it travels in every catalog");
+    VERSIONS_KEPT: u64 = Limit { name: "control.versions-kept", default: 100, ceiling: 10_000,
+        reason: "versions of one app that are kept; the served one always is" };
+    DEPLOYMENTS_KEPT: u64 = fixed("deployments-kept", 1_000, "deployments of one app that its history shows");
+    ARTIFACT_GRACE: Millis = fixed("artifact-grace", Millis::secs(3600), "how long an artifact no version names is kept, so that an upload can become a version");
+    ROUTES: u64 = fixed("routes", 32, "routes of one app");
+    APPS: u64 = Limit { name: "control.apps", default: 100_000, ceiling: 1_000_000, reason: "apps of the platform" };
+
+    // Compiling
+    WASM_FUNCTIONS: u64 = fixed("wasm-functions", 200_000, "functions of one module; 500,000 empty ones took 16 s and 2.7 GB to compile");
+    WASM_LOCALS: u64 = fixed("wasm-locals", 5_000, "locals of one function; register allocation grows faster than linearly");
+    WASM_LOCALS_IN_ALL: u64 = fixed("wasm-locals-in-all", 1_000_000, "locals of all functions together");
+    WASM_BODY: Size = fixed("wasm-body", Size::mib(1), "bytes of one function body");
+    WASM_NESTING: u64 = fixed("wasm-nesting", 2_000, "depth of nested blocks in one function");
+    WASM_TYPES: u64 = fixed("wasm-types", 50_000, "types of one module or component");
+    WASM_DATA_SEGMENTS: u64 = fixed("wasm-data-segments", 100_000, "data segments of one module; Go's have 29,000");
+    WASM_DEPTH: u64 = fixed("wasm-depth", 8, "components within components");
+    WASM_MODULES: u64 = fixed("wasm-modules", 64, "core modules in one component");
+    COMPILE_CPU: Millis = fixed("compile-cpu", Millis::secs(5), "CPU time of a compile, to which `compile-cpu-per-mib` is added");
+    COMPILE_CPU_PER_MIB: Millis = fixed("compile-cpu-per-mib", Millis::secs(2), "CPU time of a compile for each MiB of the upload");
+    COMPILE_CPU_MOST: Millis = fixed("compile-cpu-most", Millis::secs(90), "the most CPU time of a compile");
+    COMPILE_MEMORY: Size = fixed("compile-memory", Size::gib(2), "address space of a compile");
+    NATIVE: Size = fixed("native", Size::mib(256), "bytes of native code made from one upload");
+    COMPILES_WAITING: u64 = fixed("compiles-waiting", 64, "compiles that wait for their turn; beyond, a deploy is refused with `compile-queue-full`");
+
+    // The control API
+    API_BODY: Size = fixed("api-body", Size::mib(1), "bytes of an API request's body, uploads apart");
+    API_WAIT: Millis = fixed("api-wait", Millis::secs(30), "how long a deployment waits for the nodes to say it is live");
+    TOKENS: u64 = fixed("tokens", 1_000, "tokens of one tenant");
+    TOKEN_FAILURES: u64 = fixed("token-failures", 20, "wrong tokens a minute from one address before it is told to wait");
+    IDEMPOTENCY: Millis = fixed("idempotency", Millis::secs(86_400), "how long the reply to an `Idempotency-Key` is remembered");
+    DELTAS_KEPT: u64 = fixed("deltas-kept", 1_024, "catalog deltas kept for a node that lags; beyond, it takes the whole catalog");
+    LOG_RING: Size = fixed("log-ring", Size::kib(64), "newest log lines of one app kept in memory to show at once");
+    LOG_RINGS: Size = fixed("log-rings", Size::mib(64), "newest log lines of all apps kept in memory");
+    LOG_FILE: Size = fixed("log-file", Size::mib(64), "bytes of one log file before the next is begun");
+    LOG_FILES: u64 = fixed("log-files", 8, "log files kept");
+    GRACE: Millis = Limit { name: "node.grace", default: Millis::secs(10), ceiling: Millis::secs(300),
+        reason: "how long requests in flight may take to finish when the platform stops" };
+}
+
+/// The limits of one app: what its manifest asked for, within the operator's ceilings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AppLimits {
+    /// [`CPU`]
+    pub cpu: Millis,
+    /// [`WALL`]
+    pub wall: Millis,
+    /// [`MEMORY`]
+    pub memory: Size,
+}
+
+impl Default for AppLimits {
+    fn default() -> Self {
+        Self {
+            cpu: CPU.default,
+            wall: WALL.default,
+            memory: MEMORY.default,
+        }
+    }
+}
+
+impl AppLimits {
+    /// The most any app may have, before the operator lowers it.
+    pub const CEILING: Self = Self {
+        cpu: CPU.ceiling,
+        wall: WALL.ceiling,
+        memory: MEMORY.ceiling,
+    };
+}
+
+/// A limit that a manifest or configuration set beyond its bounds.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LimitError {
+    #[error("`{name}` is {asked}; at most {ceiling} is allowed here")]
+    AboveCeiling {
+        name: &'static str,
+        asked: String,
+        ceiling: String,
+    },
+    #[error("`{name}` may not be zero")]
+    Zero { name: &'static str },
+}
+
+impl AppLimits {
+    /// Whether every limit is above zero and within `ceiling`.
+    pub fn check(&self, ceiling: &Self) -> Result<(), LimitError> {
+        check(CPU.name, self.cpu, ceiling.cpu)?;
+        check(WALL.name, self.wall, ceiling.wall)?;
+        check(MEMORY.name, self.memory, ceiling.memory)
+    }
+}
+
+/// Whether the limit `name` is above zero and at most `ceiling`.
+pub fn check<T: PartialOrd + Default + ToString>(
+    name: &'static str,
+    asked: T,
+    ceiling: T,
+) -> Result<(), LimitError> {
+    if asked == T::default() {
+        Err(LimitError::Zero { name })
+    } else if asked > ceiling {
+        Err(LimitError::AboveCeiling {
+            name,
+            asked: asked.to_string(),
+            ceiling: ceiling.to_string(),
+        })
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_limit_has_a_name_of_its_own_and_a_reason() {
+        let mut names: Vec<_> = all()
+            .into_iter()
+            .map(|[name, _, _, reason]| {
+                assert!(!reason.is_empty(), "{name}");
+                name
+            })
+            .collect();
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn an_app_may_not_ask_for_nothing_or_for_more_than_the_ceiling() {
+        let ceiling = AppLimits::CEILING;
+        assert_eq!(AppLimits::default().check(&ceiling), Ok(()));
+        let greedy = AppLimits {
+            memory: Size::gib(1),
+            ..AppLimits::default()
+        };
+        assert_eq!(
+            greedy.check(&ceiling).unwrap_err().to_string(),
+            "`limits.memory` is 1GiB; at most 512MiB is allowed here"
+        );
+        let idle = AppLimits {
+            cpu: Millis(0),
+            ..AppLimits::default()
+        };
+        assert_eq!(
+            idle.check(&ceiling).unwrap_err().to_string(),
+            "`limits.cpu` may not be zero"
+        );
+    }
+}

@@ -1,0 +1,195 @@
+//! The manifest, `midge.toml`: what an app is, where it answers and what it may touch.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::limits::{self, LimitError};
+use crate::{AppLimits, AppName, Host, PathPrefix, Size};
+
+/// What a developer writes about an app. The JSON form of the API and the TOML form of the file are alike.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    pub name: AppName,
+    /// Where the built `.wasm` lies, relative to the manifest; for the developer's machine only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub component: Option<String>,
+    /// The command that builds it, for `sh -c` beside the manifest; for the developer's machine only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<String>,
+    /// Where the app answers. None: at its name below the platform's domain.
+    #[serde(default, rename = "route", skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<RouteClaim>,
+    /// What the app may touch. Nothing is granted that is not named here.
+    #[serde(default)]
+    pub grant: Grants,
+    #[serde(default)]
+    pub limits: AppLimits,
+}
+
+/// A route as a manifest asks for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteClaim {
+    /// None: the app's name below the platform's domain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<Host>,
+    #[serde(default)]
+    pub path: PathPrefix,
+}
+
+/// What an app may touch.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grants {
+    /// Environment variables.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Configuration values, read through `wasi:config` and its kin.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub config: BTreeMap<String, String>,
+}
+
+/// Why a manifest was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ManifestError {
+    #[error("the manifest cannot be read: {0}")]
+    Unreadable(String),
+    #[error("the manifest has {size}; one may have {limit}")]
+    TooLarge { size: Size, limit: Size },
+    #[error("the manifest claims {count} routes; one app may have {limit}")]
+    TooManyRoutes { count: usize, limit: u64 },
+    #[error("the manifest claims the route `{0}` twice")]
+    RouteTwice(String),
+    #[error(
+        "`{0}` is not a name for an environment variable or configuration value: it has letters, digits, `_`, `-` and `.`, at most 256"
+    )]
+    ValueName(String),
+    #[error("the value of `{0}` holds a NUL character")]
+    ValueNul(String),
+    #[error(transparent)]
+    Limit(#[from] LimitError),
+}
+
+impl Manifest {
+    /// The manifest of an app that was deployed without one.
+    pub fn bare(name: AppName) -> Self {
+        Self {
+            name,
+            component: None,
+            build: None,
+            routes: Vec::new(),
+            grant: Grants::default(),
+            limits: AppLimits::default(),
+        }
+    }
+
+    /// Reads the file form and checks it against Midge's own ceilings. An operator's may be lower.
+    pub fn from_toml(text: &str) -> Result<Self, ManifestError> {
+        check_size(text.len())?;
+        let manifest: Self = toml::from_str(text)
+            .map_err(|e| ManifestError::Unreadable(e.to_string().trim_end().to_owned()))?;
+        manifest.check(&AppLimits::CEILING)?;
+        Ok(manifest)
+    }
+
+    /// Whether every part is within bounds, limits within `ceiling`.
+    pub fn check(&self, ceiling: &AppLimits) -> Result<(), ManifestError> {
+        check_size(serde_json::to_string(self).map_or(usize::MAX, |text| text.len()))?;
+        if self.routes.len() as u64 > limits::ROUTES.default {
+            return Err(ManifestError::TooManyRoutes {
+                count: self.routes.len(),
+                limit: limits::ROUTES.default,
+            });
+        }
+        for (i, claim) in self.routes.iter().enumerate() {
+            if self.routes[..i].contains(claim) {
+                let host = claim.host.as_ref().map_or("", Host::as_str);
+                return Err(ManifestError::RouteTwice(format!("{host}{}", claim.path)));
+            }
+        }
+        for (name, value) in self.grant.env.iter().chain(&self.grant.config) {
+            check_value(name, value)?;
+        }
+        Ok(self.limits.check(ceiling)?)
+    }
+}
+
+fn check_size(bytes: usize) -> Result<(), ManifestError> {
+    let (size, limit) = (Size(bytes as u64), limits::MANIFEST.default);
+    if size > limit {
+        Err(ManifestError::TooLarge { size, limit })
+    } else {
+        Ok(())
+    }
+}
+
+fn check_value(name: &str, value: &str) -> Result<(), ManifestError> {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-' || b == b'.';
+    if name.is_empty() || name.len() > 256 || !name.bytes().all(fits) {
+        return Err(ManifestError::ValueName(
+            name.chars()
+                .take(256)
+                .collect::<String>()
+                .escape_default()
+                .to_string(),
+        ));
+    }
+    if value.contains('\0') {
+        return Err(ManifestError::ValueNul(name.to_owned()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_form_holds_what_an_app_needs() {
+        let manifest = Manifest::from_toml(
+            r#"
+            name = "shop"
+            component = "shop.wasm"
+            build = "make"
+            [[route]]
+            host = "shop.example.com"
+            path = "/api"
+            [grant]
+            env = { LOG = "info" }
+            config = { currency = "EUR" }
+            [limits]
+            cpu = "100ms"
+            "#,
+        )
+        .unwrap();
+        assert_eq!(manifest.routes[0].path.as_str(), "/api");
+        assert_eq!(manifest.grant.config["currency"], "EUR");
+        assert_eq!(manifest.limits.cpu.0, 100);
+        assert_eq!(manifest.limits.memory, limits::MEMORY.default);
+    }
+
+    #[test]
+    fn what_does_not_belong_is_refused_by_name() {
+        let check = |text: &str, part: &str| {
+            let error = Manifest::from_toml(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        };
+        check("", "name");
+        check("name = 'Shop'", "Shop");
+        check("name = 'a'\nsecret = 1", "secret");
+        check("name = 'a'\n[grant]\nkv = ['x']", "kv");
+        check("name = 'a'\n[limits]\ncpu = '1h'", "limits.cpu");
+        check("name = 'a'\n[limits]\nmemory = '-1B'", "-1B");
+        check(
+            "name = 'a'\n[limits]\nmemory = '99999999999999999999999GiB'",
+            "99999999999999999999999GiB",
+        );
+        check("name = 'a'\n[grant.env]\n'a=b' = ''", "a=b");
+        check(
+            "name = 'a'\n[[route]]\npath = '/x'\n[[route]]\npath = '/x/'",
+            "twice",
+        );
+    }
+}

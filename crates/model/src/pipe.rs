@@ -1,0 +1,184 @@
+//! What a supervisor and its workers, and the control plane and its compile children, say to each other.
+//!
+//! Both ends are always of one build, so these have no version of their own. Framing is the pipe's matter
+//! (`node`), as are the descriptors that some messages carry.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    AppId, BuildKey, Change, Digest, EngineSetting, Generation, GuestKind, Host, Import, Millis,
+    Outcome, Size,
+};
+
+/// What a worker is told.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ToWorker {
+    /// First of all; carries one descriptor, the listening socket.
+    Start(WorkerSettings),
+    /// Steps towards a generation. A whole catalog comes as several of these; only after the one that is
+    /// `complete` is the generation reached, the new table swapped in, and `Applied` answered.
+    Apply {
+        generation: Generation,
+        changes: Vec<Change>,
+        complete: bool,
+    },
+    /// The answer to `WantNative`. Carries one descriptor (read-only, the native code, verified) unless `refused` says why not.
+    Native {
+        wasm: Digest,
+        setting: EngineSetting,
+        refused: Option<String>,
+    },
+    /// Answer with `Pong` and the same number.
+    Ping(u64),
+    /// Take no new connections, finish what is in flight within `grace`, then say `Drained` and end.
+    Drain { grace: Millis },
+}
+
+/// What a worker says. Log lines go the same way, in frames of their own.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ToSupervisor {
+    /// The engine is made; the first whole catalog may come.
+    Ready,
+    /// Every request accepted from now on meets this generation.
+    Applied {
+        generation: Generation,
+    },
+    /// An app is wanted that is not resident.
+    WantNative {
+        wasm: Digest,
+        setting: EngineSetting,
+    },
+    Pong(u64),
+    /// Counts since the worker began, about once a second; apps only that changed since the last one.
+    Metrics(WorkerMetrics),
+    /// Everything in flight is finished.
+    Drained,
+}
+
+/// What a worker needs to know before anything else.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WorkerSettings {
+    /// 0-based; the worker's slot, kept by its successors.
+    pub slot: u32,
+    /// The core to stay on, if any.
+    pub core: Option<u32>,
+    /// The platform's domain.
+    pub domain: Host,
+    /// The most memory any app may have: the size of a pool slot.
+    pub memory_ceiling: Size,
+    /// [`crate::limits::SLOTS`]
+    pub slots: u64,
+    /// [`crate::limits::TENANT_SLOTS`]
+    pub tenant_slots: u64,
+    /// [`crate::limits::RESIDENT`]
+    pub resident: u64,
+    /// [`crate::limits::CONNECTIONS`]
+    pub connections: u64,
+    /// Whether `forwarded` and `x-forwarded-*` of a request are believed: only behind the operator's own proxy.
+    pub trust_forwarded: bool,
+}
+
+/// A worker's counts since it began.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct WorkerMetrics {
+    pub apps: Vec<AppMetrics>,
+    /// From a request's head to the end of its reply.
+    pub latency: Histogram,
+    /// The time to make an instance.
+    pub instantiate: Histogram,
+    pub cold_starts: u64,
+    /// Requests that met no app, by outcome.
+    pub unrouted: Vec<(Outcome, u64)>,
+    /// Log lines dropped because the supervisor did not keep up or a tenant logged too fast.
+    pub log_lines_dropped: u64,
+    pub live_instances: u64,
+    pub resident_apps: u64,
+    pub connections: u64,
+}
+
+/// One app's counts since its worker began.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AppMetrics {
+    pub id: AppId,
+    pub requests: Vec<(Outcome, u64)>,
+    pub cpu_us: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+}
+
+/// Durations counted in buckets.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Histogram {
+    /// Per bound of [`Histogram::BOUNDS_US`], how many were at most that long and longer than the bound before; one more for the rest.
+    pub buckets: [u64; Histogram::BOUNDS_US.len() + 1],
+    pub sum_us: u64,
+    pub count: u64,
+}
+
+impl Histogram {
+    /// Upper bounds in microseconds, about three to a decade.
+    pub const BOUNDS_US: [u64; 18] = [
+        10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000,
+        500_000, 1_000_000, 5_000_000, 30_000_000,
+    ];
+
+    pub fn count(&mut self, us: u64) {
+        let bucket = Self::BOUNDS_US.partition_point(|bound| *bound < us);
+        self.buckets[bucket] += 1;
+        self.sum_us += us;
+        self.count += 1;
+    }
+
+    pub fn add(&mut self, other: &Self) {
+        for (mine, theirs) in self.buckets.iter_mut().zip(other.buckets) {
+            *mine += theirs;
+        }
+        self.sum_us += other.sum_us;
+        self.count += other.count;
+    }
+}
+
+/// What a compile child says, as one JSON document on its standard output. The upload is its standard input; the
+/// native code leaves through descriptor 3.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CompileReport {
+    /// Native code was written.
+    Compiled {
+        inspection: Inspection,
+        build: BuildKey,
+        native_bytes: u64,
+    },
+    /// The upload cannot be served. `code` is stable; `text` says what, why and what to do.
+    Refused { code: String, text: String },
+}
+
+/// What an upload is, what it needs and whether it can be served.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Inspection {
+    pub kind: GuestKind,
+    /// Whether it was a core module with embedded WIT, made into a component here.
+    pub componentized: bool,
+    pub imports: Vec<Import>,
+    pub exports: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histogram_counts_each_duration_once() {
+        let mut histogram = Histogram::default();
+        for us in [0, 10, 11, 30_000_000, 30_000_001] {
+            histogram.count(us);
+        }
+        assert_eq!(histogram.buckets[0], 2);
+        assert_eq!(histogram.buckets[1], 1);
+        assert_eq!(histogram.buckets[17], 1);
+        assert_eq!(histogram.buckets[18], 1);
+        assert_eq!(histogram.count, 5);
+    }
+}

@@ -1,0 +1,188 @@
+//! The engine: one settings set, made the same by who compiles and by who runs.
+
+use model::{BuildKey, CpuClass, EngineSetting, Size, limits};
+use wasmtime::{
+    Config, Enabled, InstanceAllocationStrategy, ModuleVersionStrategy, OptLevel,
+    PoolingAllocationConfig, Strategy, WasmFeatures,
+};
+
+/// The engine's exact version; a test holds it against the lock file.
+const VERSION: &str = "48.0.8";
+/// Grows when the settings below change in a way that native code depends on.
+const REVISION: u32 = 1;
+
+/// Why an engine could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("the engine cannot be made: {0:#}")]
+pub struct EngineError(pub wasmtime::Error);
+
+/// How large a worker's pool of instances is.
+#[derive(Debug, Clone, Copy)]
+pub struct PoolSettings {
+    /// Instances live at once, [`limits::SLOTS`].
+    pub slots: u64,
+    /// The most linear memory any instance may have.
+    pub memory: Size,
+}
+
+/// What a worker runs guests with.
+pub struct Engine {
+    a: wasmtime::Engine,
+}
+
+impl Engine {
+    /// The engine of a worker, its pool and its linkers.
+    pub fn for_worker(pool: PoolSettings) -> Result<Self, EngineError> {
+        Ok(Self {
+            a: running(EngineSetting::A, pool)?,
+        })
+    }
+}
+
+/// What native code is built by and for on this machine.
+pub fn build_key(setting: EngineSetting) -> BuildKey {
+    BuildKey {
+        engine: format!("{VERSION}-{REVISION}"),
+        setting,
+        cpu: cpu_class(),
+    }
+}
+
+/// The engine of a compile child: makes native code, runs nothing.
+pub(crate) fn compiling(setting: EngineSetting) -> Result<wasmtime::Engine, EngineError> {
+    let mut config = config(setting);
+    config
+        .strategy(Strategy::Cranelift)
+        .cranelift_opt_level(OptLevel::Speed)
+        .parallel_compilation(false);
+    target(&mut config, cpu_class()).map_err(EngineError)?;
+    wasmtime::Engine::new(&config).map_err(EngineError)
+}
+
+/// The engine of a worker: runs native code, compiles nothing.
+fn running(setting: EngineSetting, pool: PoolSettings) -> Result<wasmtime::Engine, EngineError> {
+    let mut config = config(setting);
+    config.enable_compiler(false);
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pooling(pool)));
+    wasmtime::Engine::new(&config).map_err(EngineError)
+}
+
+/// What native code depends on.
+fn config(setting: EngineSetting) -> Config {
+    let mut config = Config::new();
+    match setting {
+        EngineSetting::A => {}
+    }
+    for feature in [
+        WasmFeatures::THREADS,
+        WasmFeatures::SHARED_EVERYTHING_THREADS,
+        WasmFeatures::MEMORY64,
+        WasmFeatures::MULTI_MEMORY,
+        WasmFeatures::FUNCTION_REFERENCES,
+        WasmFeatures::GC,
+        WasmFeatures::EXCEPTIONS,
+        WasmFeatures::STACK_SWITCHING,
+        WasmFeatures::CUSTOM_PAGE_SIZES,
+    ] {
+        config.wasm_features(feature, false);
+    }
+    config
+        .relaxed_simd_deterministic(true)
+        .epoch_interruption(true)
+        .max_wasm_stack(512 << 10)
+        .async_stack_size(1 << 20)
+        .async_stack_zeroing(true)
+        .generate_address_map(false)
+        .memory_init_cow(true);
+    let version = format!("midge-{VERSION}-{REVISION}");
+    config
+        .module_version(ModuleVersionStrategy::Custom(version))
+        .expect("the version is shorter than the 255 bytes that the engine takes");
+    config
+}
+
+/// Aims at a named class of processors, never at the one that compiles.
+fn target(config: &mut Config, cpu: CpuClass) -> wasmtime::Result<()> {
+    const V2: &[&str] = &[
+        "has_sse3",
+        "has_ssse3",
+        "has_sse41",
+        "has_sse42",
+        "has_popcnt",
+    ];
+    const V3: &[&str] = &[
+        "has_avx",
+        "has_avx2",
+        "has_bmi1",
+        "has_bmi2",
+        "has_fma",
+        "has_lzcnt",
+    ];
+    let (triple, flags): (&str, &[&[&str]]) = match cpu {
+        CpuClass::X86_64V2 => ("x86_64-unknown-linux-gnu", &[V2]),
+        CpuClass::X86_64V3 => ("x86_64-unknown-linux-gnu", &[V2, V3]),
+        CpuClass::Aarch64 => ("aarch64-unknown-linux-gnu", &[]),
+    };
+    config.target(triple)?;
+    for flag in flags.iter().copied().flatten() {
+        // SAFETY: the flags name instructions; `cpu_class` has seen that this machine has them, and an engine
+        // refuses native code that names others.
+        unsafe { config.cranelift_flag_enable(flag) };
+    }
+    Ok(())
+}
+
+/// The best class that this machine's processor belongs to.
+fn cpu_class() -> CpuClass {
+    #[cfg(target_arch = "aarch64")]
+    return CpuClass::Aarch64;
+    #[cfg(target_arch = "x86_64")]
+    {
+        let v3 = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("lzcnt");
+        if v3 {
+            CpuClass::X86_64V3
+        } else {
+            CpuClass::X86_64V2
+        }
+    }
+}
+
+/// A pool larger than what admission lets in, so that a full pool is never what a request meets.
+fn pooling(settings: PoolSettings) -> PoolingAllocationConfig {
+    let slots = u32::try_from(settings.slots).expect("`node.slots` has a ceiling below this");
+    let reserve = slots / 8 + 16;
+    let total = slots + reserve;
+    let small = |limit: u64| u32::try_from(limit).expect("the limits of an instance are small");
+    let mut pooling = PoolingAllocationConfig::new();
+    pooling
+        // Reset only the pages a guest wrote to: no change of mappings, so no TLB shootdown.
+        .pagemap_scan(if PoolingAllocationConfig::is_pagemap_scan_available() {
+            Enabled::Yes
+        } else {
+            Enabled::No
+        })
+        .linear_memory_keep_resident(2 << 20)
+        .table_keep_resident(64 << 10)
+        .async_stack_keep_resident(32 << 10)
+        .decommit_batch_size(16)
+        .max_unused_warm_slots(total)
+        .max_memory_size(settings.memory.as_usize())
+        .total_memories(total)
+        .total_tables(total.saturating_mul(2))
+        .total_stacks(total)
+        .total_core_instances(total.saturating_mul(4))
+        .total_component_instances(total)
+        .max_component_instance_size(1 << 20)
+        .max_core_instance_size(1 << 20)
+        .max_core_instances_per_component(small(limits::CORE_INSTANCES.default))
+        .max_memories_per_component(small(limits::MEMORIES.default))
+        .max_tables_per_component(small(limits::TABLES.default))
+        .max_tables_per_module(small(limits::TABLES.default))
+        .max_memories_per_module(1)
+        .table_elements(limits::TABLE_ELEMENTS.default as usize);
+    pooling
+}

@@ -1,0 +1,15 @@
+//! One event in, one outcome out: the only crate, with the capabilities' `host.rs` files, that names the engine.
+
+pub mod compile;
+
+mod code;
+mod engine;
+mod pool;
+mod run;
+
+pub use code::{Code, LoadError};
+pub use engine::{Engine, EngineError, PoolSettings, build_key};
+pub use pool::{Overloaded, Pool, Slot};
+pub use run::{
+    BodyError, Ended, Facts, Invocation, Observer, ReplyBody, RequestBody, Truncated, run,
+};

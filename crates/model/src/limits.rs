@@ -77,12 +77,21 @@ limits! {
     LOADING: u64 = fixed("loading", 64, "apps one worker loads at once");
     NATIVE_WAIT: Millis = fixed("native-wait", Millis::secs(5), "how long a worker waits for its supervisor to hand it native code");
     LOG_QUEUE: Size = fixed("log-queue", Size::mib(4), "log bytes a worker holds for its supervisor; beyond, lines are dropped and counted");
+    LOG_BATCH: Size = fixed("log-batch", Size::kib(64), "log bytes a worker gathers before it hands them to its supervisor");
+    LOG_DELAY: Millis = fixed("log-delay", Millis(20), "how long a worker gathers log lines before it hands them to its supervisor");
+    LOG_PATH: Size = fixed("log-path", Size::kib(2), "bytes of a request's path that its log line keeps");
+    RETIRED: Millis = fixed("retired", Millis::secs(10), "how long code that its app has left stays resident unused, so that a rollback finds it");
+    PIPE_FRAME: Size = fixed("pipe-frame", Size::mib(16), "bytes of one message between a supervisor and a worker");
+    PIPE_CHUNK: Size = fixed("pipe-chunk", Size::kib(256), "bytes of catalog in one message to a worker, so that none stalls it for long");
+    LISTEN_ADDRESSES: u64 = fixed("listen-addresses", 16, "addresses a node listens on; their descriptors travel to a worker in one message");
     SILENCE: Millis = fixed("silence", Millis::secs(2), "a worker that says nothing for this long is killed and replaced");
 
     // Connections and requests
     CONNECTIONS: u64 = Limit { name: "node.connections", default: 10_000, ceiling: 1_000_000,
         reason: "client connections one worker holds; each takes a descriptor and 10-20 KiB" };
     REQUEST_HEAD: Size = fixed("request-head", Size::kib(64), "bytes of a request's line and headers");
+    REQUEST_FIELDS: u64 = fixed("request-fields", 100, "header fields one request may have; browsers send about 20");
+    REQUEST_METHOD: Size = fixed("request-method", Size(32), "bytes of a request's method; the longest registered one has 17");
     REQUEST_TARGET: Size = fixed("request-target", Size::kib(16), "bytes of a request target (path and query)");
     HEAD_WAIT: Millis = fixed("head-wait", Millis::secs(10), "how long a request's head may take to arrive, and how long an idle connection is kept");
     BODY_WAIT: Millis = fixed("body-wait", Millis::secs(30), "how long the next piece of a request body may take to arrive, and of a reply to be taken");

@@ -14,7 +14,7 @@ use crate::{
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ToWorker {
-    /// First of all; carries one descriptor, the listening socket.
+    /// First of all; carries one descriptor for each address: the worker's listening sockets.
     Start(WorkerSettings),
     /// Steps towards a generation. A whole catalog comes as several of these; only after the one that is
     /// `complete` is the generation reached, the new table swapped in, and `Applied` answered.

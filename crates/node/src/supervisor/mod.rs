@@ -1,0 +1,1 @@
+//! The supervisor: follows the catalog, keeps artifacts, owns listening sockets, and keeps workers alive.

@@ -1,0 +1,1 @@
+//! The worker: accepts, routes and runs guests on one core.

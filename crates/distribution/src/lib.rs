@@ -4,6 +4,11 @@
 
 pub mod embedded;
 
+#[cfg(test)]
+mod contract;
+mod folder;
+mod rings;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,11 +27,12 @@ pub trait Distribution: Send + Sync + 'static {
     /// Nothing was published; the caller's records still hold it, and it may be published again.
     async fn publish(&self, publication: Publication) -> Result<(), DistributionError>;
 
-    /// Waits until there is a generation newer than `known` and says how to get there.
+    /// Waits until there is a generation newer than `known` and says how to get there: by steps if they are kept,
+    /// else whole. Who says 0 holds nothing and is always told the whole.
     async fn changed(&self, known: Generation) -> Result<Changed, DistributionError>;
 
-    /// Keeps the file at `from` under `key`: moved into place after it is on disk, whole or not at all.
-    /// A second `put` of the same key is not an error.
+    /// Keeps the file at `from` under `key`: moved into place after it is on disk, whole or not at all. The file at
+    /// `from` is used up. A second `put` of the same key replaces the first.
     async fn put(&self, key: &ArtifactKey, from: &Path) -> Result<(), DistributionError>;
 
     /// A local, read-only file that holds the artifact and stays until [`Self::remove`].

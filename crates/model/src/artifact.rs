@@ -131,6 +131,8 @@ pub enum CpuClass {
 }
 
 impl CpuClass {
+    pub const ALL: [Self; 3] = [Self::X86_64V2, Self::X86_64V3, Self::Aarch64];
+
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::X86_64V2 => "x86-64-v2",
@@ -150,12 +152,45 @@ pub struct BuildKey {
     pub cpu: CpuClass,
 }
 
+impl EngineSetting {
+    pub const ALL: [Self; 1] = [Self::A];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::A => "a",
+        }
+    }
+}
+
 impl fmt::Display for BuildKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let setting = match self.setting {
-            EngineSetting::A => "a",
-        };
-        write!(f, "{}-{setting}-{}", self.engine, self.cpu.as_str())
+        let (setting, cpu) = (self.setting.as_str(), self.cpu.as_str());
+        write!(f, "{}-{setting}-{cpu}", self.engine)
+    }
+}
+
+/// A text that is not an artifact's file name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not the name of an artifact")]
+pub struct ArtifactKeyError(String);
+
+impl FromStr for BuildKey {
+    type Err = ArtifactKeyError;
+    fn from_str(text: &str) -> Result<Self, ArtifactKeyError> {
+        let ends = EngineSetting::ALL
+            .into_iter()
+            .flat_map(|setting| CpuClass::ALL.map(|cpu| (setting, cpu)));
+        for (setting, cpu) in ends {
+            let end = format!("-{}-{}", setting.as_str(), cpu.as_str());
+            if let Some(engine) = text.strip_suffix(&end) {
+                return Ok(Self {
+                    engine: engine.to_owned(),
+                    setting,
+                    cpu,
+                });
+            }
+        }
+        Err(ArtifactKeyError(text.escape_default().to_string()))
     }
 }
 
@@ -167,6 +202,8 @@ pub enum ArtifactKey {
     Wasm(Digest),
     /// Native code made from the upload with that digest.
     Native(Digest, BuildKey),
+    /// What the platform signed about that native code: a `Signed<NativeHeader>` as JSON.
+    NativeHeader(Digest, BuildKey),
 }
 
 impl fmt::Display for ArtifactKey {
@@ -175,6 +212,24 @@ impl fmt::Display for ArtifactKey {
         match self {
             Self::Wasm(digest) => write!(f, "{digest}.wasm"),
             Self::Native(digest, build) => write!(f, "{digest}.{build}.native"),
+            Self::NativeHeader(digest, build) => write!(f, "{digest}.{build}.header"),
+        }
+    }
+}
+
+impl FromStr for ArtifactKey {
+    type Err = ArtifactKeyError;
+    fn from_str(text: &str) -> Result<Self, ArtifactKeyError> {
+        let wrong = || ArtifactKeyError(text.escape_default().to_string());
+        let (digest, rest) = text.split_once('.').ok_or_else(wrong)?;
+        let digest = digest.parse().map_err(|_| wrong())?;
+        if rest == "wasm" {
+            return Ok(Self::Wasm(digest));
+        }
+        match rest.rsplit_once('.').ok_or_else(wrong)? {
+            (build, "native") => Ok(Self::Native(digest, build.parse()?)),
+            (build, "header") => Ok(Self::NativeHeader(digest, build.parse()?)),
+            _ => Err(wrong()),
         }
     }
 }
@@ -211,6 +266,32 @@ mod tests {
             "../../etc/passwd",
         ] {
             assert!(bad.parse::<Digest>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_artifacts_file_name_names_it() {
+        let digest = Digest::of(b"abc");
+        let build = |cpu| BuildKey {
+            engine: "48.0.8-1".into(),
+            setting: EngineSetting::A,
+            cpu,
+        };
+        let mut keys = vec![ArtifactKey::Wasm(digest)];
+        for cpu in CpuClass::ALL {
+            keys.push(ArtifactKey::Native(digest, build(cpu)));
+            keys.push(ArtifactKey::NativeHeader(digest, build(cpu)));
+        }
+        for key in keys {
+            assert_eq!(key.to_string().parse(), Ok(key));
+        }
+        for bad in [
+            "",
+            "x.wasm",
+            &digest.to_string(),
+            &format!("{digest}.48-a-mips.native"),
+        ] {
+            assert!(bad.parse::<ArtifactKey>().is_err(), "{bad}");
         }
     }
 

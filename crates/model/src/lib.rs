@@ -29,7 +29,8 @@ mod unit;
 mod version;
 
 pub use artifact::{
-    ArtifactKey, BuildKey, CpuClass, Digest, DigestError, EngineSetting, Hasher, NativeHeader,
+    ArtifactKey, ArtifactKeyError, BuildKey, CpuClass, Digest, DigestError, EngineSetting, Hasher,
+    NativeHeader,
 };
 pub use catalog::{Catalog, CatalogError, CatalogHead, Change, Delta, Entry, Generation};
 pub use deployment::{Deployment, DeploymentCause, Revision};

@@ -123,17 +123,30 @@ limits! {
     COMPILE_CPU_MOST: Millis = fixed("compile-cpu-most", Millis::secs(90), "the most CPU time of a compile");
     COMPILE_MEMORY: Size = fixed("compile-memory", Size::gib(2), "address space of a compile");
     NATIVE: Size = fixed("native", Size::mib(256), "bytes of native code made from one upload");
+    COMPILE_REPORT: Size = fixed("compile-report", Size::mib(1), "bytes of what a compile child says about an upload");
+    COMPILE_WAIT: Millis = fixed("compile-wait", Millis::secs(600), "how long a version waits for its turn to compile");
+    COMPILES_WAITING_TENANT: u64 = fixed("compiles-waiting-tenant", 16, "compiles of one tenant that wait for their turn, so that one cannot take the whole queue");
     COMPILES_WAITING: u64 = fixed("compiles-waiting", 64, "compiles that wait for their turn; beyond, a deploy is refused with `compile-queue-full`");
 
     // The control API
     API_BODY: Size = fixed("api-body", Size::mib(1), "bytes of an API request's body, uploads apart");
     API_WAIT: Millis = fixed("api-wait", Millis::secs(30), "how long a deployment waits for the nodes to say it is live");
+    API_CONNECTIONS: u64 = fixed("api-connections", 1_000, "client connections the API holds; more wait to be accepted");
+    API_DEPTH: u64 = fixed("api-depth", 64, "depth of nested JSON in an API request");
+    RECORDS_QUEUE: u64 = fixed("records-queue", 1_024, "questions and changes that wait for the records");
+    RECORDS_WAIT: Millis = fixed("records-wait", Millis::secs(10), "how long a question or change waits for a place in that queue");
+    DEPLOYS_WAITING: u64 = fixed("deploys-waiting", 256, "deployments that wait for their turn; beyond, one is refused with `deploy-queue-full`");
+    TOKEN_LABEL: Size = fixed("token-label", Size(800), "bytes of a token's label: 200 characters of any script");
+    TOKENS_KEPT: Millis = fixed("tokens-kept", Millis::secs(30 * 86_400), "how long a token that ended is remembered, so that its bearer is told why");
     TOKENS: u64 = fixed("tokens", 1_000, "tokens of one tenant");
     TOKEN_FAILURES: u64 = fixed("token-failures", 20, "wrong tokens a minute from one address before it is told to wait");
+    TOKEN_FAILURE_ADDRESSES: u64 = fixed("token-failure-addresses", 10_000, "addresses whose wrong tokens are counted at once");
+    IDEMPOTENCY_KEYS: u64 = fixed("idempotency-keys", 10_000, "replies remembered for one token; the oldest are forgotten first");
     IDEMPOTENCY: Millis = fixed("idempotency", Millis::secs(86_400), "how long the reply to an `Idempotency-Key` is remembered");
     DELTAS_KEPT: u64 = fixed("deltas-kept", 1_024, "catalog deltas kept for a node that lags; beyond, it takes the whole catalog");
     LOG_RING: Size = fixed("log-ring", Size::kib(64), "newest log lines of one app kept in memory to show at once");
     LOG_RINGS: Size = fixed("log-rings", Size::mib(64), "newest log lines of all apps kept in memory");
+    LOG_FOLLOW: u64 = fixed("log-follow", 1_024, "lines a follower of a log may fall behind before it misses some");
     LOG_FILE: Size = fixed("log-file", Size::mib(64), "bytes of one log file before the next is begun");
     LOG_FILES: u64 = fixed("log-files", 8, "log files kept");
     GRACE: Millis = Limit { name: "node.grace", default: Millis::secs(10), ceiling: Millis::secs(300),

@@ -52,7 +52,7 @@ pub enum ToSupervisor {
     },
     Pong(u64),
     /// Counts since the worker began, about once a second; apps only that changed since the last one.
-    Metrics(WorkerMetrics),
+    Metrics(Box<WorkerMetrics>),
     /// Everything in flight is finished.
     Drained,
 }

@@ -1,37 +1,124 @@
 //! Code: native code mapped from disk and linked, ready to be instantiated; one per digest, shared by every app
 //! that has it.
 
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use model::GuestKind;
+use wasmtime::component::{Component, ComponentExportIndex};
+use wasmtime::{Module, component};
 
 use crate::Engine;
+use crate::context::Context;
 
 /// Why native code could not be made ready.
 #[derive(Debug, thiserror::Error)]
-#[error("the native code cannot be loaded: {0}")]
-pub struct LoadError(pub String);
+pub enum LoadError {
+    #[error("the native code does not fit this engine: {0:#}")]
+    Refused(wasmtime::Error),
+    #[error("the native code cannot be linked: {0:#}")]
+    Unlinkable(wasmtime::Error),
+    #[error("the guest does not export `{0}`")]
+    NoExport(&'static str),
+}
 
 /// A guest's code, resident in this worker.
 pub struct Code {
     kind: GuestKind,
+    pub(crate) linked: Linked,
+}
+
+/// What an instance is made from, and where it is entered.
+pub(crate) enum Linked {
+    Component {
+        pre: component::InstancePre<Context>,
+        entry: ComponentExportIndex,
+    },
+    Module(wasmtime::InstancePre<Context>),
 }
 
 impl Code {
-    /// Maps native code from a descriptor, which stays open while the code is resident.
+    /// Maps native code from a descriptor and links it; the engine keeps the file mapped while the code is resident.
     ///
     /// # Safety
     /// The bytes were made by this platform's compile child and nobody can change them: loading chosen bytes is
     /// running them. The supervisor has checked their signature and digest.
     pub unsafe fn load(
-        _engine: &Engine,
+        engine: &Engine,
         kind: GuestKind,
-        _native: OwnedFd,
+        native: OwnedFd,
     ) -> Result<Self, LoadError> {
-        Ok(Self { kind })
+        // SAFETY: the caller's promise is the one that loading asks for.
+        let linked = unsafe {
+            match kind {
+                GuestKind::HttpComponent => {
+                    load_component(engine, native, "wasi:http/incoming-handler", "handle")?
+                }
+                GuestKind::CommandComponent => {
+                    load_component(engine, native, "wasi:cli/run", "run")?
+                }
+                GuestKind::CommandModule => load_module(engine, native)?,
+            }
+        };
+        Ok(Self { kind, linked })
     }
 
     pub fn kind(&self) -> GuestKind {
         self.kind
     }
+}
+
+/// # Safety
+/// As [`Code::load`].
+unsafe fn load_component(
+    engine: &Engine,
+    native: OwnedFd,
+    interface: &'static str,
+    function: &str,
+) -> Result<Linked, LoadError> {
+    // The engine opens components by name alone; this name is the descriptor itself.
+    let path = format!("/proc/self/fd/{}", native.as_raw_fd());
+    // SAFETY: the caller's promise.
+    let component =
+        unsafe { Component::deserialize_file(engine.wasm(), path) }.map_err(LoadError::Refused)?;
+    let entry = find_entry(engine, &component, interface, function)
+        .ok_or(LoadError::NoExport(interface))?;
+    let pre = engine
+        .components()
+        .instantiate_pre(&component)
+        .map_err(LoadError::Unlinkable)?;
+    Ok(Linked::Component { pre, entry })
+}
+
+/// The function `function` of `interface` in whichever 0.2 version the component exports it.
+fn find_entry(
+    engine: &Engine,
+    component: &Component,
+    interface: &str,
+    function: &str,
+) -> Option<ComponentExportIndex> {
+    let ty = component.component_type();
+    let mut exports = ty.exports(engine.wasm()).map(|(name, _)| name);
+    let name = exports.find(|name| {
+        name.strip_prefix(interface)
+            .is_some_and(|rest| rest.starts_with("@0.2."))
+    })?;
+    let instance = component.get_export_index(None, name)?;
+    component.get_export_index(Some(&instance), function)
+}
+
+/// # Safety
+/// As [`Code::load`].
+unsafe fn load_module(engine: &Engine, native: OwnedFd) -> Result<Linked, LoadError> {
+    // SAFETY: the caller's promise.
+    let module = unsafe { Module::deserialize_open_file(engine.wasm(), File::from(native)) }
+        .map_err(LoadError::Refused)?;
+    if module.get_export("_start").is_none() {
+        return Err(LoadError::NoExport("_start"));
+    }
+    let pre = engine
+        .modules()
+        .instantiate_pre(&module)
+        .map_err(LoadError::Unlinkable)?;
+    Ok(Linked::Module(pre))
 }

@@ -1,10 +1,15 @@
 //! The engine: one settings set, made the same by who compiles and by who runs.
 
+use std::sync::Arc;
+
 use model::{BuildKey, CpuClass, EngineSetting, Size, limits};
 use wasmtime::{
     Config, Enabled, InstanceAllocationStrategy, ModuleVersionStrategy, OptLevel,
-    PoolingAllocationConfig, Strategy, WasmFeatures,
+    PoolingAllocationConfig, Strategy, WasmFeatures, component,
 };
+
+use crate::context::Context;
+use crate::ticker::Ticker;
 
 /// The engine's exact version; a test holds it against the lock file.
 const VERSION: &str = "48.0.8";
@@ -25,18 +30,66 @@ pub struct PoolSettings {
     pub memory: Size,
 }
 
-/// What a worker runs guests with.
-pub struct Engine {
-    a: wasmtime::Engine,
+/// What a worker runs guests with. Cheap to clone; clones share the pool.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    wasm: wasmtime::Engine,
+    components: component::Linker<Context>,
+    modules: wasmtime::Linker<Context>,
+    ticker: Ticker,
 }
 
 impl Engine {
     /// The engine of a worker, its pool and its linkers.
     pub fn for_worker(pool: PoolSettings) -> Result<Self, EngineError> {
-        Ok(Self {
-            a: running(EngineSetting::A, pool)?,
-        })
+        let wasm = running(EngineSetting::A, pool)?;
+        let inner = Inner {
+            components: link_components(&wasm).map_err(EngineError)?,
+            modules: link_modules(&wasm).map_err(EngineError)?,
+            ticker: Ticker::start(wasm.clone()).map_err(|e| EngineError(e.into()))?,
+            wasm,
+        };
+        Ok(Self(Arc::new(inner)))
     }
+
+    pub(crate) fn wasm(&self) -> &wasmtime::Engine {
+        &self.0.wasm
+    }
+
+    pub(crate) fn components(&self) -> &component::Linker<Context> {
+        &self.0.components
+    }
+
+    pub(crate) fn modules(&self) -> &wasmtime::Linker<Context> {
+        &self.0.modules
+    }
+
+    pub(crate) fn ticker(&self) -> &Ticker {
+        &self.0.ticker
+    }
+}
+
+/// Everything a component may import. What no grant covers is here too, and denies.
+fn link_components(wasm: &wasmtime::Engine) -> wasmtime::Result<component::Linker<Context>> {
+    let mut linker = component::Linker::new(wasm);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    capabilities::http::host::add_to_linker(&mut linker)?;
+    capabilities::config::host::add_to_linker(&mut linker)?;
+    Ok(linker)
+}
+
+/// Everything a command module may import.
+fn link_modules(wasm: &wasmtime::Engine) -> wasmtime::Result<wasmtime::Linker<Context>> {
+    let mut linker = wasmtime::Linker::new(wasm);
+    wasmtime_wasi::p1::add_to_linker_async(&mut linker, |context: &mut Context| {
+        context
+            .preview1
+            .as_mut()
+            .expect("a command module's store is made with it")
+    })?;
+    Ok(linker)
 }
 
 /// What native code is built by and for on this machine.

@@ -2,10 +2,15 @@
 
 pub mod compile;
 
+mod cgi;
 mod code;
+mod context;
 mod engine;
+mod outcome;
 mod pool;
 mod run;
+mod ticker;
+mod vitals;
 
 pub use code::{Code, LoadError};
 pub use engine::{Engine, EngineError, PoolSettings, build_key};

@@ -1,30 +1,30 @@
 //! One invocation: a fresh store, limits armed, the guest called, the head sent at once, the body streamed.
 
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context as TaskContext, Poll, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
+use capabilities::http::host::{HttpContext, NewRequest, offer};
+use capabilities::http::{Answer, GaveUp, Incoming, OutgoingReader};
+use capabilities::logs::{LineSink, Lines};
 use http_body::Frame;
-use model::{Entry, LogStream, Outcome, Usage};
+use model::{Entry, LogStream, Outcome, Usage, limits};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use wasmtime::Store;
 
+use crate::cgi;
+use crate::code::Linked;
+use crate::context::Context;
+use crate::outcome::{Misbehaviour, judge};
+use crate::vitals::Vitals;
 use crate::{Code, Engine, Slot};
 
-/// Why a request body ended before its end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BodyError {
-    #[error("the client went away")]
-    ClientGone,
-    #[error("the next piece of the request body did not arrive in time")]
-    Timeout,
-    #[error("the request body is not well framed")]
-    Malformed,
-}
-
-/// A request's body; `None` where there is none.
-pub type RequestBody =
-    Option<Pin<Box<dyn http_body::Body<Data = Bytes, Error = BodyError> + Send>>>;
+pub use capabilities::http::{BodyError, RequestBody, Truncated};
 
 /// What the platform knows of a request beyond its bytes.
 #[derive(Debug, Clone)]
@@ -52,6 +52,7 @@ pub trait Observer: Send + Sync + 'static {
 #[derive(Debug, Clone)]
 pub struct Ended {
     pub outcome: Outcome,
+    /// Without wall time and reply bytes, which the connection knows.
     pub usage: Usage,
 }
 
@@ -66,34 +67,585 @@ pub struct Invocation {
     pub slot: Slot,
 }
 
+/// Runs one event through one fresh instance and answers as soon as the guest's head is there; the body follows.
+///
+/// Must be called within a `tokio::task::LocalSet`: the guest runs in a local task of its own. Dropping the future
+/// ends the invocation.
+///
+/// # Errors
+/// An outcome without a head from the guest: the caller makes the reply.
+pub async fn run(
+    engine: &Engine,
+    invocation: Invocation,
+) -> Result<http::Response<ReplyBody>, Outcome> {
+    let has_body = invocation.request.method() != http::Method::HEAD;
+    let observer = invocation.observer.clone();
+    let (answer, answered) = oneshot::channel();
+    let mut guest = Guest(tokio::task::spawn_local(live(
+        engine.clone(),
+        invocation,
+        answer,
+    )));
+    match answered.await {
+        Ok(Ok(reply)) => {
+            let mut response = http::Response::new(());
+            *response.status_mut() = reply.status;
+            *response.headers_mut() = reply.headers;
+            let has_body = has_body && !matches!(reply.status.as_u16(), 204 | 304);
+            let length = response.headers().get(http::header::CONTENT_LENGTH);
+            let left = length.and_then(|value| value.to_str().ok()?.parse().ok());
+            let body = ReplyBody {
+                reader: Some(reply.body.reader()),
+                guest: Some(guest),
+                has_body,
+                left,
+            };
+            Ok(response.map(|()| body))
+        }
+        Ok(Err(GaveUp(text))) => {
+            observer.line(
+                LogStream::Platform,
+                &format!("the guest answered with the error {text}"),
+            );
+            guest.release();
+            Err(Outcome::BadResponse)
+        }
+        // The guest ended without an answer, and knows why.
+        Err(_) => Err((&mut guest.0).await.unwrap_or(Outcome::Internal)),
+    }
+}
+
+/// A guest's task; ends with this unless released.
+struct Guest(JoinHandle<Outcome>);
+
+impl Guest {
+    /// Lets the guest run on to its own end or limits.
+    fn release(&mut self) {
+        self.0 = tokio::task::spawn_local(std::future::ready(Outcome::Ok));
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// A reply's body as the guest writes it.
 ///
-/// Dropping it before its end ends the invocation ([`Outcome::ClientGone`]).
-pub struct ReplyBody {}
-
-/// The guest failed after its head had left: the reply cannot be finished and its connection must be broken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the reply was cut short: {0}")]
-pub struct Truncated(pub Outcome);
+/// Dropping it before its end ends the invocation ([`Outcome::ClientGone`]); after its end the guest may go on within
+/// its limits.
+pub struct ReplyBody {
+    reader: Option<OutgoingReader>,
+    guest: Option<Guest>,
+    /// Whether this reply is one that has a body on the wire (RFC 9110 §6.4.1).
+    has_body: bool,
+    /// The bytes that are still missing from a promised length.
+    left: Option<u64>,
+}
 
 impl http_body::Body for ReplyBody {
     type Data = Bytes;
     type Error = Truncated;
+
     fn poll_frame(
         self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        context: &mut TaskContext<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Truncated>>> {
-        todo!()
+        let this = self.get_mut();
+        let Some(reader) = &mut this.reader else {
+            return Poll::Ready(None);
+        };
+        if let Poll::Ready(frame) = Pin::new(&mut *reader).poll_frame(context) {
+            if let (Some(left), Some(Ok(frame))) = (&mut this.left, &frame) {
+                *left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len) as u64);
+            }
+            return Poll::Ready(frame);
+        }
+        let Some(guest) = &mut this.guest else {
+            return Poll::Pending;
+        };
+        let outcome = ready!(Pin::new(&mut guest.0).poll(context)).unwrap_or(Outcome::Internal);
+        this.guest = None;
+        // The guest may have written its last words after the reader was asked.
+        match Pin::new(reader).poll_frame(context) {
+            Poll::Ready(frame) => Poll::Ready(frame),
+            Poll::Pending => Poll::Ready(Some(Err(Truncated(match outcome {
+                Outcome::Ok => Outcome::BadResponse,
+                outcome => outcome,
+            })))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.reader
+            .as_ref()
+            .is_none_or(http_body::Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.reader
+            .as_ref()
+            .map_or_else(http_body::SizeHint::default, http_body::Body::size_hint)
     }
 }
 
-/// Runs one event through one fresh instance and answers as soon as the guest's head is there; the body follows.
-///
-/// Must be called within a `tokio::task::LocalSet`: the guest runs in a local task of its own. Dropping the future
-/// ends the invocation. `Err` is an outcome without a head from the guest: the caller makes the reply.
-pub async fn run(
-    _engine: &Engine,
-    _invocation: Invocation,
-) -> Result<http::Response<ReplyBody>, Outcome> {
-    todo!()
+impl Drop for ReplyBody {
+    fn drop(&mut self) {
+        let Some(reader) = self.reader.take() else {
+            return;
+        };
+        if !self.has_body {
+            reader.discard();
+        } else if !(reader.is_done() || self.left == Some(0)) {
+            return;
+        }
+        if let Some(guest) = &mut self.guest {
+            guest.release();
+        }
+    }
+}
+
+/// Tells the observer the end, whichever way it comes, after everything else of the invocation is gone.
+struct Epilogue {
+    observer: Arc<dyn Observer>,
+    vitals: Arc<Vitals>,
+    incoming: Incoming,
+    outcome: Outcome,
+}
+
+impl Drop for Epilogue {
+    fn drop(&mut self) {
+        let usage = Usage {
+            bytes_in: self.incoming.handed_out(),
+            ..self.vitals.usage()
+        };
+        self.observer.ended(Ended {
+            outcome: self.outcome,
+            usage,
+        });
+    }
+}
+
+/// The whole life of one instance.
+async fn live(engine: Engine, invocation: Invocation, answer: oneshot::Sender<Answer>) -> Outcome {
+    let Invocation {
+        entry,
+        code,
+        request,
+        facts,
+        observer,
+        slot,
+    } = invocation;
+    let (parts, body) = request.into_parts();
+    let incoming = Incoming::new(body);
+    let vitals = Arc::new(Vitals::new(&entry.limits));
+    let mut epilogue = Epilogue {
+        observer: observer.clone(),
+        vitals: vitals.clone(),
+        incoming: incoming.clone(),
+        // What it is if this task is dropped before it can say otherwise.
+        outcome: Outcome::ClientGone,
+    };
+    let _slot = slot;
+    let wall = entry.limits.wall.duration();
+    let sink: Arc<dyn LineSink> = Arc::new(Sink(observer));
+    let guest = call(
+        engine.clone(),
+        entry,
+        code,
+        parts,
+        facts,
+        incoming,
+        answer,
+        vitals.clone(),
+        sink.clone(),
+    );
+    let turns = Turns {
+        guest: Some(guest),
+        vitals: &vitals,
+        engine: &engine,
+    };
+    epilogue.outcome = match tokio::time::timeout(wall, turns).await {
+        Err(_) => Outcome::WallLimit,
+        Ok(End::OverBudget) => Outcome::CpuLimit,
+        Ok(End::Panicked) => Outcome::Internal,
+        Ok(End::Returned(Ok(()))) => Outcome::Ok,
+        Ok(End::Returned(Err(error))) => {
+            let (outcome, text) = judge(&error, &vitals);
+            let lines = Lines::new(sink, LogStream::Platform);
+            lines.write(text.as_bytes());
+            lines.finish();
+            outcome
+        }
+    };
+    epilogue.outcome
+}
+
+struct Sink(Arc<dyn Observer>);
+
+impl LineSink for Sink {
+    fn line(&self, stream: LogStream, text: &str) {
+        self.0.line(stream, text);
+    }
+}
+
+/// Makes the instance and calls it.
+#[expect(clippy::too_many_arguments, reason = "each is one thing, used once")]
+async fn call(
+    engine: Engine,
+    entry: Arc<Entry>,
+    code: Arc<Code>,
+    parts: http::request::Parts,
+    facts: Facts,
+    incoming: Incoming,
+    answer: oneshot::Sender<Answer>,
+    vitals: Arc<Vitals>,
+    sink: Arc<dyn LineSink>,
+) -> wasmtime::Result<()> {
+    let began = Instant::now();
+    match &code.linked {
+        Linked::Component {
+            pre,
+            entry: function,
+        } if code.kind() == model::GuestKind::HttpComponent => {
+            let context = Context::new(entry, HttpContext::new(answer), vitals.clone(), sink);
+            let mut store = store(&engine, context);
+            let instance = pre.instantiate_async(&mut store).await?;
+            vitals.instantiated_in(began.elapsed());
+            let handle = instance.get_typed_func::<(_, _), ()>(&mut store, function)?;
+            let Facts {
+                scheme, authority, ..
+            } = facts;
+            let request = NewRequest {
+                parts,
+                scheme,
+                authority,
+                body: incoming,
+            };
+            let arguments = offer(store.data_mut().table(), request)?;
+            let returned = handle.call_async(&mut store, arguments).await;
+            check_answer(&store.data().http, returned)
+        }
+        linked => {
+            let stdout = cgi::Stdout::new(answer);
+            // Commands answer on standard output: nobody listens to the other place.
+            let mut context = Context::new(
+                entry,
+                HttpContext::new(oneshot::channel().0),
+                vitals.clone(),
+                sink,
+            );
+            let mut wasi = context.wasi_builder();
+            wasi.arg("app")
+                .stdin(cgi::Stdin(incoming))
+                .stdout(stdout.clone());
+            for (name, value) in cgi::environment(&parts, &facts) {
+                wasi.env(name, value);
+            }
+            let returned = match linked {
+                Linked::Component {
+                    pre,
+                    entry: function,
+                } => {
+                    context.set_wasi(wasi.build());
+                    let mut store = store(&engine, context);
+                    let instance = pre.instantiate_async(&mut store).await?;
+                    vitals.instantiated_in(began.elapsed());
+                    let run =
+                        instance.get_typed_func::<(), (Result<(), ()>,)>(&mut store, function)?;
+                    let returned = run.call_async(&mut store, ()).await;
+                    returned.and_then(|(result,)| result.map_err(|()| Misbehaviour::Exit(1).into()))
+                }
+                Linked::Module(pre) => {
+                    context.preview1 = Some(wasi.build_p1());
+                    let mut store = store(&engine, context);
+                    let instance = pre.instantiate_async(&mut store).await?;
+                    vitals.instantiated_in(began.elapsed());
+                    let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
+                    start.call_async(&mut store, ()).await
+                }
+            };
+            check_exit(returned).and_then(|()| Ok(stdout.finish().map_err(Misbehaviour::from)?))
+        }
+    }
+}
+
+/// A store with every limit armed.
+fn store(engine: &Engine, context: Context) -> Store<Context> {
+    let mut store = Store::new(engine.wasm(), context);
+    store.limiter(|context| &mut context.memory);
+    store.set_hostcall_fuel(limits::HOST_CALL_COPY.default.as_usize());
+    store.set_max_component_handles(limits::HANDLES.default as usize);
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(|store| Ok(store.data().vitals.check_turn()));
+    store
+}
+
+/// A handler that ended well has answered, and its body is whole.
+fn check_answer(http: &HttpContext, returned: wasmtime::Result<()>) -> wasmtime::Result<()> {
+    check_exit(returned)?;
+    if !http.has_answered() {
+        return Err(Misbehaviour::NoResponse.into());
+    }
+    match http.reply_body() {
+        Some(body) if !body.is_finished() => Err(Misbehaviour::BodyUnfinished.into()),
+        _ => Ok(()),
+    }
+}
+
+/// `exit(0)` is a good end; any other is not.
+fn check_exit(returned: wasmtime::Result<()>) -> wasmtime::Result<()> {
+    match returned {
+        Err(error) => match error.downcast_ref::<wasmtime_wasi::I32Exit>() {
+            Some(wasmtime_wasi::I32Exit(0)) => Ok(()),
+            Some(wasmtime_wasi::I32Exit(status)) => Err(Misbehaviour::Exit(*status).into()),
+            None => Err(error),
+        },
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Polls a guest in turns whose CPU time is counted.
+struct Turns<'a, F> {
+    /// Dropped with its store as soon as the guest has ended.
+    guest: Option<F>,
+    vitals: &'a Vitals,
+    engine: &'a Engine,
+}
+
+enum End {
+    Returned(wasmtime::Result<()>),
+    OverBudget,
+    Panicked,
+}
+
+impl<F: Future<Output = wasmtime::Result<()>>> Future for Turns<'_, F> {
+    type Output = End;
+
+    fn poll(self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<End> {
+        // SAFETY: `guest` is pinned with `self`: it is never moved, and dropped in place. The other fields are references.
+        let this = unsafe { self.get_unchecked_mut() };
+        let _running = this.engine.ticker().running();
+        this.vitals.begin_turn();
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            let guest = this
+                .guest
+                .as_mut()
+                .expect("a guest that has ended is not polled again");
+            // SAFETY: as above.
+            let polled = unsafe { Pin::new_unchecked(guest) }.poll(context);
+            if polled.is_ready() {
+                this.guest = None;
+            }
+            polled
+        }));
+        let may_go_on = this.vitals.end_turn();
+        let end = match polled {
+            Ok(Poll::Pending) if may_go_on => return Poll::Pending,
+            Ok(Poll::Pending) => End::OverBudget,
+            Ok(Poll::Ready(returned)) => return Poll::Ready(End::Returned(returned)),
+            Err(_) => End::Panicked,
+        };
+        // What a panic left behind may panic again.
+        if catch_unwind(AssertUnwindSafe(|| this.guest = None)).is_err() {
+            return Poll::Ready(End::Panicked);
+        }
+        Poll::Ready(end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Seek as _, Write as _};
+    use std::os::fd::OwnedFd;
+    use std::sync::Mutex;
+
+    use http_body_util::BodyExt as _;
+    use model::{AppLimits, Digest, EngineSetting, Grants, GuestKind, Millis, Size, VersionNumber};
+
+    use crate::{Pool, PoolSettings};
+
+    #[derive(Default)]
+    struct Notes {
+        lines: Mutex<Vec<String>>,
+        ended: Mutex<Option<Ended>>,
+    }
+
+    impl Observer for Notes {
+        fn line(&self, _: LogStream, text: &str) {
+            self.lines.lock().unwrap().push(text.to_owned());
+        }
+        fn ended(&self, ended: Ended) {
+            assert!(
+                self.ended.lock().unwrap().replace(ended).is_none(),
+                "an end is told once"
+            );
+        }
+    }
+
+    fn native(wat: &str) -> OwnedFd {
+        let compiler = crate::engine::compiling(EngineSetting::A).unwrap();
+        let native = compiler
+            .precompile_module(&wat::parse_str(wat).unwrap())
+            .unwrap();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&native).unwrap();
+        file.rewind().unwrap();
+        file.into()
+    }
+
+    /// A command whose `_start` has the body `start`, with `text` at address 64 and helpers to print and exit.
+    fn command(text: &str, start: &str) -> String {
+        format!(
+            r#"(module
+                (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
+                (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+                (memory (export "memory") 1)
+                (data (i32.const 64) "{text}")
+                (func $print
+                    (i32.store (i32.const 0) (i32.const 64))
+                    (i32.store (i32.const 4) (i32.const {length}))
+                    (drop (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8))))
+                (func (export "_start") {start}))"#,
+            length = text.replace("\\n", "n").len(),
+        )
+    }
+
+    async fn trial(wat: &str, limits: AppLimits) -> (Result<String, Outcome>, Ended, Vec<String>) {
+        let engine = Engine::for_worker(PoolSettings {
+            slots: 4,
+            memory: Size::mib(16),
+        })
+        .unwrap();
+        // SAFETY: the code was made right here.
+        let code = unsafe { Code::load(&engine, GuestKind::CommandModule, native(wat)) }.unwrap();
+        let pool = Pool::new(1, 1);
+        let notes = Arc::new(Notes::default());
+        let entry = Entry {
+            id: "alice/shop".parse().unwrap(),
+            version: VersionNumber::new(1).unwrap(),
+            revision: 1,
+            kind: GuestKind::CommandModule,
+            wasm: Digest::of(b""),
+            routes: Vec::new(),
+            grant: Grants::default(),
+            limits,
+        };
+        let local = tokio::task::LocalSet::new();
+        let reply = local
+            .run_until(async {
+                let invocation = Invocation {
+                    slot: pool.acquire(&entry.id.tenant).await.unwrap(),
+                    entry: Arc::new(entry),
+                    code: Arc::new(code),
+                    request: http::Request::new(None),
+                    facts: Facts {
+                        request_id: "0".repeat(26),
+                        scheme: "http",
+                        authority: "shop.localhost:8080".into(),
+                        client: "127.0.0.1:1".parse().unwrap(),
+                        server: "127.0.0.1:2".parse().unwrap(),
+                    },
+                    observer: notes.clone(),
+                };
+                let response = run(&engine, invocation).await?;
+                let body = response
+                    .into_body()
+                    .collect()
+                    .await
+                    .map_err(|Truncated(outcome)| outcome)?;
+                Ok(String::from_utf8(body.to_bytes().to_vec()).unwrap())
+            })
+            .await;
+        local.await;
+        assert_eq!(pool.live(), 0, "the slot is back");
+        let ended = notes
+            .ended
+            .lock()
+            .unwrap()
+            .take()
+            .expect("the end was told");
+        let lines = std::mem::take(&mut *notes.lines.lock().unwrap());
+        (reply, ended, lines)
+    }
+
+    const HELLO: &str = "content-type: text/plain\\n\\nhello";
+
+    #[tokio::test]
+    async fn a_command_answers_with_what_it_prints() {
+        let (reply, ended, _) = trial(&command(HELLO, "(call $print)"), AppLimits::default()).await;
+        assert_eq!(reply, Ok("hello".into()));
+        assert_eq!(ended.outcome, Outcome::Ok);
+        assert_eq!(ended.usage.memory_bytes, 65536);
+        let (reply, ..) = trial(
+            &command(HELLO, "(call $print) (call $exit (i32.const 0))"),
+            AppLimits::default(),
+        )
+        .await;
+        assert_eq!(reply, Ok("hello".into()));
+    }
+
+    #[tokio::test]
+    async fn every_failure_has_its_outcome_and_a_line_for_the_owner() {
+        let check = async |text: &str, start: &str, expected: Outcome, part: &str| {
+            let (reply, ended, lines) = trial(&command(text, start), AppLimits::default()).await;
+            assert_eq!(reply, Err(expected), "{start}");
+            assert_eq!(ended.outcome, expected, "{start}");
+            assert!(
+                lines.iter().any(|line| line.contains(part)),
+                "{start}: {lines:?}"
+            );
+        };
+        check("", "", Outcome::NoResponse, "wrote nothing").await;
+        check("hello", "(call $print)", Outcome::BadResponse, "blank line").await;
+        check(
+            "hello\\n\\n",
+            "(call $print)",
+            Outcome::BadResponse,
+            "hello",
+        )
+        .await;
+        check("", "unreachable", Outcome::Trap, "unreachable").await;
+        check("", "(call $exit (i32.const 3))", Outcome::Trap, "status 3").await;
+        check("", "(loop (br 0))", Outcome::CpuLimit, "limits.cpu").await;
+        check(
+            HELLO,
+            "(call $print) (loop (br 0))",
+            Outcome::CpuLimit,
+            "limits.cpu",
+        )
+        .await;
+        check(
+            HELLO,
+            "(call $print) unreachable",
+            Outcome::Trap,
+            "unreachable",
+        )
+        .await;
+    }
+
+    #[tokio::test]
+    async fn the_whole_budget_may_be_used() {
+        let limits = AppLimits {
+            cpu: Millis(20),
+            ..AppLimits::default()
+        };
+        let (_, ended, _) = trial(&command("", "(loop (br 0))"), limits).await;
+        assert!(ended.usage.cpu_us >= 20_000, "{}", ended.usage.cpu_us);
+    }
+
+    #[tokio::test]
+    async fn memory_ends_at_the_limit() {
+        let limits = AppLimits {
+            memory: Size::mib(2),
+            ..AppLimits::default()
+        };
+        let grow = "(if (i32.eq (memory.grow (i32.const 64)) (i32.const -1)) (then unreachable))";
+        let (reply, ended, lines) = trial(&command("", grow), limits).await;
+        assert_eq!(reply, Err(Outcome::MemoryLimit));
+        assert_eq!(ended.usage.memory_bytes, 65536);
+        assert!(lines[0].contains("limits.memory"), "{lines:?}");
+    }
 }

@@ -1,0 +1,246 @@
+//! `wasi:http` 0.2 for guests. Nothing here blocks, so every call is a plain function.
+
+mod body;
+mod outgoing;
+mod request;
+mod response;
+
+pub use body::BodyInput;
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use tokio::sync::oneshot;
+use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
+
+use super::{Answer, FieldError, Fields, Incoming, Outgoing};
+use bindings::wasi::http::types::{self, ErrorCode, HeaderError};
+
+mod bindings {
+    wasmtime::component::bindgen!({
+        path: "src/http/wit",
+        world: "wasi:http/host",
+        imports: { default: trappable },
+        with: {
+            "wasi:io": wasmtime_wasi_io::bindings::wasi::io,
+            "wasi:clocks/monotonic-clock": wasmtime_wasi::p2::bindings::clocks::monotonic_clock,
+            "wasi:http/types.fields": crate::http::Fields,
+            "wasi:http/types.incoming-request": super::request::IncomingRequest,
+            "wasi:http/types.incoming-body": super::body::IncomingBody,
+            "wasi:http/types.future-trailers": super::body::FutureTrailers,
+            "wasi:http/types.outgoing-body": super::body::OutgoingBody,
+            "wasi:http/types.outgoing-response": super::response::OutgoingResponse,
+            "wasi:http/types.response-outparam": super::response::ResponseOutparam,
+            "wasi:http/types.outgoing-request": super::outgoing::OutgoingRequest,
+            "wasi:http/types.request-options": super::outgoing::RequestOptions,
+            "wasi:http/types.incoming-response": super::outgoing::IncomingResponse,
+            "wasi:http/types.future-incoming-response": super::outgoing::FutureIncomingResponse,
+        },
+        require_store_data_send: true,
+    });
+}
+
+pub use request::IncomingRequest;
+pub use response::ResponseOutparam;
+
+/// What an invocation of a `wasi:http` guest needs.
+pub struct HttpContext {
+    answer: Option<oneshot::Sender<Answer>>,
+    body: Option<Outgoing>,
+}
+
+impl HttpContext {
+    /// `answer` hears what the guest answers, as soon as it does.
+    pub fn new(answer: oneshot::Sender<Answer>) -> Self {
+        Self {
+            answer: Some(answer),
+            body: None,
+        }
+    }
+
+    /// Whether the guest has answered.
+    pub fn has_answered(&self) -> bool {
+        self.answer.is_none()
+    }
+
+    /// The body of the reply that the guest answered with.
+    pub fn reply_body(&self) -> Option<&Outgoing> {
+        self.body.as_ref()
+    }
+}
+
+/// A request as the guest is handed it. `authority` and `scheme` are what the client named.
+pub struct NewRequest {
+    pub parts: http::request::Parts,
+    pub scheme: &'static str,
+    pub authority: String,
+    pub body: Incoming,
+}
+
+/// Puts a request and the place for its answer into the guest's table.
+pub fn offer(
+    table: &mut ResourceTable,
+    request: NewRequest,
+) -> wasmtime::Result<(Resource<IncomingRequest>, Resource<ResponseOutparam>)> {
+    let request = table.push(IncomingRequest::new(request))?;
+    let outparam = table.push(ResponseOutparam)?;
+    Ok((request, outparam))
+}
+
+/// Access to a store's HTTP state.
+pub struct HttpView<'a> {
+    pub context: &'a mut HttpContext,
+    pub table: &'a mut ResourceTable,
+}
+
+/// A store's data that has HTTP state.
+pub trait HttpData: Send + 'static {
+    fn http(&mut self) -> HttpView<'_>;
+}
+
+struct Http;
+
+impl HasData for Http {
+    type Data<'a> = HttpView<'a>;
+}
+
+/// Lends `wasi:http` to every guest that the linker links. The host's 0.2.12 serves each 0.2.
+pub fn add_to_linker<T: HttpData>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+    types::add_to_linker::<T, Http>(linker, T::http)?;
+    bindings::wasi::http::outgoing_handler::add_to_linker::<T, Http>(linker, T::http)
+}
+
+impl From<FieldError> for HeaderError {
+    fn from(error: FieldError) -> Self {
+        match error {
+            FieldError::Invalid => Self::InvalidSyntax,
+            FieldError::Forbidden => Self::Forbidden,
+            FieldError::Immutable => Self::Immutable,
+        }
+    }
+}
+
+impl types::Host for HttpView<'_> {
+    fn http_error_code(
+        &mut self,
+        error: Resource<wasmtime_wasi_io::streams::Error>,
+    ) -> wasmtime::Result<Option<ErrorCode>> {
+        Ok(self
+            .table
+            .get(&error)?
+            .downcast_ref::<body::StreamFailure>()
+            .map(|f| f.code()))
+    }
+}
+
+impl types::HostFields for HttpView<'_> {
+    fn new(&mut self) -> wasmtime::Result<Resource<Fields>> {
+        Ok(self.table.push(Fields::default())?)
+    }
+
+    fn from_list(
+        &mut self,
+        entries: Vec<(String, Vec<u8>)>,
+    ) -> wasmtime::Result<Result<Resource<Fields>, HeaderError>> {
+        let mut fields = Fields::default();
+        for (name, value) in entries {
+            if let Err(error) = fields.append(&name, &value) {
+                return Ok(Err(error.into()));
+            }
+        }
+        Ok(Ok(self.table.push(fields)?))
+    }
+
+    fn get(&mut self, fields: Resource<Fields>, name: String) -> wasmtime::Result<Vec<Vec<u8>>> {
+        let values = self.table.get(&fields)?.map().get_all(name);
+        Ok(values
+            .into_iter()
+            .map(|value| value.as_bytes().to_vec())
+            .collect())
+    }
+
+    fn has(&mut self, fields: Resource<Fields>, name: String) -> wasmtime::Result<bool> {
+        Ok(self.table.get(&fields)?.map().contains_key(name))
+    }
+
+    fn set(
+        &mut self,
+        fields: Resource<Fields>,
+        name: String,
+        values: Vec<Vec<u8>>,
+    ) -> wasmtime::Result<Result<(), HeaderError>> {
+        let fields = self.table.get_mut(&fields)?;
+        let mut changed = fields.clone();
+        let result = changed.remove(&name).and_then(|()| {
+            values
+                .iter()
+                .try_for_each(|value| changed.append(&name, value))
+        });
+        if result.is_ok() {
+            *fields = changed;
+        }
+        Ok(result.map_err(Into::into))
+    }
+
+    fn delete(
+        &mut self,
+        fields: Resource<Fields>,
+        name: String,
+    ) -> wasmtime::Result<Result<(), HeaderError>> {
+        Ok(self
+            .table
+            .get_mut(&fields)?
+            .remove(&name)
+            .map_err(Into::into))
+    }
+
+    fn append(
+        &mut self,
+        fields: Resource<Fields>,
+        name: String,
+        value: Vec<u8>,
+    ) -> wasmtime::Result<Result<(), HeaderError>> {
+        Ok(self
+            .table
+            .get_mut(&fields)?
+            .append(&name, &value)
+            .map_err(Into::into))
+    }
+
+    fn entries(&mut self, fields: Resource<Fields>) -> wasmtime::Result<Vec<(String, Vec<u8>)>> {
+        let map = self.table.get(&fields)?.map();
+        Ok(map
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
+            .collect())
+    }
+
+    fn clone(&mut self, fields: Resource<Fields>) -> wasmtime::Result<Resource<Fields>> {
+        let copy = self.table.get(&fields)?.thawed();
+        Ok(self.table.push(copy)?)
+    }
+
+    fn drop(&mut self, fields: Resource<Fields>) -> wasmtime::Result<()> {
+        self.table.delete(fields)?;
+        Ok(())
+    }
+}
+
+/// The fields that `resource` named, taken out of the table.
+fn take_fields(table: &mut ResourceTable, resource: Resource<Fields>) -> wasmtime::Result<Fields> {
+    Ok(table.delete(resource)?.frozen())
+}
+
+/// Trailers that the guest hands over.
+fn take_trailers(
+    table: &mut ResourceTable,
+    trailers: Option<Resource<Fields>>,
+) -> wasmtime::Result<Option<HeaderMap>> {
+    trailers
+        .map(|fields| Ok(take_fields(table, fields)?.into_map()))
+        .transpose()
+}
+
+fn received(table: &mut ResourceTable, map: &Arc<HeaderMap>) -> wasmtime::Result<Resource<Fields>> {
+    Ok(table.push(Fields::received(map.clone()))?)
+}

@@ -1,0 +1,269 @@
+//! Requests that a guest wants to send. They can be made, as the interface says; sending one is denied.
+
+use wasmtime::component::Resource;
+use wasmtime_wasi_io::poll::DynPollable;
+
+use super::bindings::wasi::http::outgoing_handler;
+use super::bindings::wasi::http::types::{self, ErrorCode, Method, Scheme};
+use super::body::{IncomingBody, OutgoingBody};
+use super::{HttpView, take_fields};
+use crate::http::{Fields, Outgoing};
+
+/// A request that a guest makes.
+pub struct OutgoingRequest {
+    method: Method,
+    path_with_query: Option<String>,
+    scheme: Option<Scheme>,
+    authority: Option<String>,
+    headers: Fields,
+    body_taken: bool,
+}
+
+/// How long a guest would wait, in nanoseconds.
+#[derive(Default)]
+pub struct RequestOptions {
+    connect: Option<u64>,
+    first_byte: Option<u64>,
+    between_bytes: Option<u64>,
+}
+
+/// A reply to a guest's request: there is none.
+pub enum IncomingResponse {}
+
+/// A reply to come: there is none.
+pub enum FutureIncomingResponse {}
+
+impl outgoing_handler::Host for HttpView<'_> {
+    fn handle(
+        &mut self,
+        request: Resource<OutgoingRequest>,
+        options: Option<Resource<RequestOptions>>,
+    ) -> wasmtime::Result<Result<Resource<FutureIncomingResponse>, ErrorCode>> {
+        self.table.delete(request)?;
+        if let Some(options) = options {
+            self.table.delete(options)?;
+        }
+        Ok(Err(ErrorCode::HttpRequestDenied))
+    }
+}
+
+impl types::HostOutgoingRequest for HttpView<'_> {
+    fn new(&mut self, headers: Resource<Fields>) -> wasmtime::Result<Resource<OutgoingRequest>> {
+        let headers = take_fields(self.table, headers)?;
+        Ok(self.table.push(OutgoingRequest {
+            method: Method::Get,
+            path_with_query: None,
+            scheme: None,
+            authority: None,
+            headers,
+            body_taken: false,
+        })?)
+    }
+
+    fn body(
+        &mut self,
+        request: Resource<OutgoingRequest>,
+    ) -> wasmtime::Result<Result<Resource<OutgoingBody>, ()>> {
+        let request = self.table.get_mut(&request)?;
+        if std::mem::replace(&mut request.body_taken, true) {
+            return Ok(Err(()));
+        }
+        Ok(Ok(self
+            .table
+            .push(OutgoingBody::new(Outgoing::new(), None))?))
+    }
+
+    fn method(&mut self, request: Resource<OutgoingRequest>) -> wasmtime::Result<Method> {
+        Ok(self.table.get(&request)?.method.clone())
+    }
+
+    fn set_method(
+        &mut self,
+        request: Resource<OutgoingRequest>,
+        method: Method,
+    ) -> wasmtime::Result<Result<(), ()>> {
+        if let Method::Other(name) = &method
+            && http::Method::from_bytes(name.as_bytes()).is_err()
+        {
+            return Ok(Err(()));
+        }
+        self.table.get_mut(&request)?.method = method;
+        Ok(Ok(()))
+    }
+
+    fn path_with_query(
+        &mut self,
+        request: Resource<OutgoingRequest>,
+    ) -> wasmtime::Result<Option<String>> {
+        Ok(self.table.get(&request)?.path_with_query.clone())
+    }
+
+    fn set_path_with_query(
+        &mut self,
+        request: Resource<OutgoingRequest>,
+        path: Option<String>,
+    ) -> wasmtime::Result<Result<(), ()>> {
+        let fits = |path: &str| path.parse::<http::uri::PathAndQuery>().is_ok();
+        if path.as_deref().is_some_and(|path| !fits(path)) {
+            return Ok(Err(()));
+        }
+        self.table.get_mut(&request)?.path_with_query = path;
+        Ok(Ok(()))
+    }
+
+    fn scheme(&mut self, request: Resource<OutgoingRequest>) -> wasmtime::Result<Option<Scheme>> {
+        Ok(self.table.get(&request)?.scheme.clone())
+    }
+
+    fn set_scheme(
+        &mut self,
+        request: Resource<OutgoingRequest>,
+        scheme: Option<Scheme>,
+    ) -> wasmtime::Result<Result<(), ()>> {
+        if let Some(Scheme::Other(name)) = &scheme
+            && name.parse::<http::uri::Scheme>().is_err()
+        {
+            return Ok(Err(()));
+        }
+        self.table.get_mut(&request)?.scheme = scheme;
+        Ok(Ok(()))
+    }
+
+    fn authority(
+        &mut self,
+        request: Resource<OutgoingRequest>,
+    ) -> wasmtime::Result<Option<String>> {
+        Ok(self.table.get(&request)?.authority.clone())
+    }
+
+    fn set_authority(
+        &mut self,
+        request: Resource<OutgoingRequest>,
+        authority: Option<String>,
+    ) -> wasmtime::Result<Result<(), ()>> {
+        let fits = |text: &str| text.parse::<http::uri::Authority>().is_ok();
+        if authority.as_deref().is_some_and(|text| !fits(text)) {
+            return Ok(Err(()));
+        }
+        self.table.get_mut(&request)?.authority = authority;
+        Ok(Ok(()))
+    }
+
+    fn headers(
+        &mut self,
+        request: Resource<OutgoingRequest>,
+    ) -> wasmtime::Result<Resource<Fields>> {
+        let headers = self.table.get(&request)?.headers.frozen();
+        Ok(self.table.push(headers)?)
+    }
+
+    fn drop(&mut self, request: Resource<OutgoingRequest>) -> wasmtime::Result<()> {
+        self.table.delete(request)?;
+        Ok(())
+    }
+}
+
+impl types::HostRequestOptions for HttpView<'_> {
+    fn new(&mut self) -> wasmtime::Result<Resource<RequestOptions>> {
+        Ok(self.table.push(RequestOptions::default())?)
+    }
+
+    fn connect_timeout(
+        &mut self,
+        options: Resource<RequestOptions>,
+    ) -> wasmtime::Result<Option<u64>> {
+        Ok(self.table.get(&options)?.connect)
+    }
+
+    fn set_connect_timeout(
+        &mut self,
+        options: Resource<RequestOptions>,
+        duration: Option<u64>,
+    ) -> wasmtime::Result<Result<(), ()>> {
+        self.table.get_mut(&options)?.connect = duration;
+        Ok(Ok(()))
+    }
+
+    fn first_byte_timeout(
+        &mut self,
+        options: Resource<RequestOptions>,
+    ) -> wasmtime::Result<Option<u64>> {
+        Ok(self.table.get(&options)?.first_byte)
+    }
+
+    fn set_first_byte_timeout(
+        &mut self,
+        options: Resource<RequestOptions>,
+        duration: Option<u64>,
+    ) -> wasmtime::Result<Result<(), ()>> {
+        self.table.get_mut(&options)?.first_byte = duration;
+        Ok(Ok(()))
+    }
+
+    fn between_bytes_timeout(
+        &mut self,
+        options: Resource<RequestOptions>,
+    ) -> wasmtime::Result<Option<u64>> {
+        Ok(self.table.get(&options)?.between_bytes)
+    }
+
+    fn set_between_bytes_timeout(
+        &mut self,
+        options: Resource<RequestOptions>,
+        duration: Option<u64>,
+    ) -> wasmtime::Result<Result<(), ()>> {
+        self.table.get_mut(&options)?.between_bytes = duration;
+        Ok(Ok(()))
+    }
+
+    fn drop(&mut self, options: Resource<RequestOptions>) -> wasmtime::Result<()> {
+        self.table.delete(options)?;
+        Ok(())
+    }
+}
+
+impl types::HostIncomingResponse for HttpView<'_> {
+    fn status(&mut self, response: Resource<IncomingResponse>) -> wasmtime::Result<u16> {
+        match *self.table.get(&response)? {}
+    }
+
+    fn headers(
+        &mut self,
+        response: Resource<IncomingResponse>,
+    ) -> wasmtime::Result<Resource<Fields>> {
+        match *self.table.get(&response)? {}
+    }
+
+    fn consume(
+        &mut self,
+        response: Resource<IncomingResponse>,
+    ) -> wasmtime::Result<Result<Resource<IncomingBody>, ()>> {
+        match *self.table.get(&response)? {}
+    }
+
+    fn drop(&mut self, response: Resource<IncomingResponse>) -> wasmtime::Result<()> {
+        match self.table.delete(response)? {}
+    }
+}
+
+type FutureResult = Result<Result<Resource<IncomingResponse>, ErrorCode>, ()>;
+
+impl types::HostFutureIncomingResponse for HttpView<'_> {
+    fn subscribe(
+        &mut self,
+        response: Resource<FutureIncomingResponse>,
+    ) -> wasmtime::Result<Resource<DynPollable>> {
+        match *self.table.get(&response)? {}
+    }
+
+    fn get(
+        &mut self,
+        response: Resource<FutureIncomingResponse>,
+    ) -> wasmtime::Result<Option<FutureResult>> {
+        match *self.table.get(&response)? {}
+    }
+
+    fn drop(&mut self, response: Resource<FutureIncomingResponse>) -> wasmtime::Result<()> {
+        match self.table.delete(response)? {}
+    }
+}

@@ -1,0 +1,102 @@
+//! The request a guest is handed.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use wasmtime::component::Resource;
+
+use super::bindings::wasi::http::types::{self, Method, Scheme};
+use super::body::IncomingBody;
+use super::{HttpView, NewRequest, received};
+use crate::http::{Fields, Incoming};
+
+/// A request that came in.
+pub struct IncomingRequest {
+    method: http::Method,
+    uri: http::Uri,
+    scheme: &'static str,
+    authority: String,
+    headers: Arc<HeaderMap>,
+    body: Option<Incoming>,
+}
+
+impl IncomingRequest {
+    pub(super) fn new(request: NewRequest) -> Self {
+        Self {
+            method: request.parts.method,
+            uri: request.parts.uri,
+            scheme: request.scheme,
+            authority: request.authority,
+            headers: Arc::new(request.parts.headers),
+            body: Some(request.body),
+        }
+    }
+}
+
+impl types::HostIncomingRequest for HttpView<'_> {
+    fn method(&mut self, request: Resource<IncomingRequest>) -> wasmtime::Result<Method> {
+        Ok(method_to_wit(&self.table.get(&request)?.method))
+    }
+
+    fn path_with_query(
+        &mut self,
+        request: Resource<IncomingRequest>,
+    ) -> wasmtime::Result<Option<String>> {
+        let uri = &self.table.get(&request)?.uri;
+        Ok(uri
+            .path_and_query()
+            .map(|target| target.as_str().to_owned()))
+    }
+
+    fn scheme(&mut self, request: Resource<IncomingRequest>) -> wasmtime::Result<Option<Scheme>> {
+        Ok(Some(match self.table.get(&request)?.scheme {
+            "https" => Scheme::Https,
+            _ => Scheme::Http,
+        }))
+    }
+
+    fn authority(
+        &mut self,
+        request: Resource<IncomingRequest>,
+    ) -> wasmtime::Result<Option<String>> {
+        Ok(Some(self.table.get(&request)?.authority.clone()))
+    }
+
+    fn headers(
+        &mut self,
+        request: Resource<IncomingRequest>,
+    ) -> wasmtime::Result<Resource<Fields>> {
+        let headers = self.table.get(&request)?.headers.clone();
+        received(self.table, &headers)
+    }
+
+    fn consume(
+        &mut self,
+        request: Resource<IncomingRequest>,
+    ) -> wasmtime::Result<Result<Resource<IncomingBody>, ()>> {
+        let Some(body) = self.table.get_mut(&request)?.body.take() else {
+            return Ok(Err(()));
+        };
+        Ok(Ok(self.table.push(IncomingBody::new(body))?))
+    }
+
+    fn drop(&mut self, request: Resource<IncomingRequest>) -> wasmtime::Result<()> {
+        self.table.delete(request)?;
+        Ok(())
+    }
+}
+
+fn method_to_wit(method: &http::Method) -> Method {
+    match *method {
+        http::Method::GET => Method::Get,
+        http::Method::HEAD => Method::Head,
+        http::Method::POST => Method::Post,
+        http::Method::PUT => Method::Put,
+        http::Method::DELETE => Method::Delete,
+        http::Method::CONNECT => Method::Connect,
+        http::Method::OPTIONS => Method::Options,
+        http::Method::TRACE => Method::Trace,
+        http::Method::PATCH => Method::Patch,
+        _ => Method::Other(method.as_str().to_owned()),
+    }
+}

@@ -1,0 +1,25 @@
+//! HTTP as guests speak it: requests in, replies out. Outbound requests are denied.
+
+mod body;
+mod fields;
+pub mod host;
+
+pub use body::{BodyError, Closed, Incoming, Outgoing, OutgoingReader, RequestBody, Truncated};
+pub use fields::{FieldError, Fields, is_forbidden};
+
+use http::{HeaderMap, StatusCode};
+
+/// A reply's head, and the body that its guest goes on writing.
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Outgoing,
+}
+
+/// What a guest answered: a reply, or the word that it could not make one.
+pub type Answer = Result<Reply, GaveUp>;
+
+/// The guest answered with an error instead of a reply; the text is for its owner's log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the guest answered with the error {0}")]
+pub struct GaveUp(pub String);

@@ -1,0 +1,158 @@
+//! What a guest's store holds: its capabilities and its limits, and nothing of anyone else's.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use capabilities::config::host::{ConfigData, ConfigView};
+use capabilities::http::host::{HttpContext, HttpData, HttpView};
+use capabilities::logs::{LineSink, Lines};
+use model::{Entry, LogStream, limits};
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::{
+    HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
+};
+
+use crate::vitals::{MemoryLimiter, Vitals};
+
+/// A store's data.
+pub struct Context {
+    entry: Arc<Entry>,
+    table: ResourceTable,
+    /// Made when a guest first asks for it: many never do, and it costs about a microsecond.
+    wasi: Option<WasiCtx>,
+    /// Set for command modules, which have it from the start.
+    pub preview1: Option<WasiP1Ctx>,
+    pub http: HttpContext,
+    pub memory: MemoryLimiter,
+    pub vitals: Arc<Vitals>,
+    sink: Arc<dyn LineSink>,
+    output: Option<[Lines; 2]>,
+}
+
+impl Context {
+    pub fn new(
+        entry: Arc<Entry>,
+        http: HttpContext,
+        vitals: Arc<Vitals>,
+        sink: Arc<dyn LineSink>,
+    ) -> Self {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(limits::RESOURCES.default as usize);
+        Self {
+            memory: MemoryLimiter::new(&entry.limits, vitals.clone()),
+            entry,
+            table,
+            wasi: None,
+            preview1: None,
+            http,
+            vitals,
+            sink,
+            output: None,
+        }
+    }
+
+    pub fn table(&mut self) -> &mut ResourceTable {
+        &mut self.table
+    }
+
+    /// WASI as every guest has it: its granted environment, coarse clocks, bounded randomness, its output to its log;
+    /// no files, no sockets.
+    pub fn wasi_builder(&mut self) -> WasiCtxBuilder {
+        let [stdout, stderr] = self.output();
+        let mut builder = WasiCtxBuilder::new();
+        builder
+            .stdout(stdout)
+            .stderr(stderr)
+            .max_random_size(limits::RANDOM.default.bytes())
+            .wall_clock(CoarseClock::new())
+            .monotonic_clock(CoarseClock::new())
+            .allow_tcp(false)
+            .allow_udp(false)
+            .allow_ip_name_lookup(false);
+        for (name, value) in &self.entry.grant.env {
+            builder.env(name, value);
+        }
+        builder
+    }
+
+    pub fn set_wasi(&mut self, wasi: WasiCtx) {
+        self.wasi = Some(wasi);
+    }
+
+    fn output(&mut self) -> [Lines; 2] {
+        let sink = &self.sink;
+        let streams = [LogStream::Stdout, LogStream::Stderr];
+        self.output
+            .get_or_insert_with(|| streams.map(|stream| Lines::new(sink.clone(), stream)))
+            .clone()
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        self.output.iter().flatten().for_each(Lines::finish);
+    }
+}
+
+impl WasiView for Context {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        if self.wasi.is_none() {
+            self.wasi = Some(self.wasi_builder().build());
+        }
+        let ctx = self.wasi.as_mut().expect("it was made above");
+        WasiCtxView {
+            ctx,
+            table: &mut self.table,
+        }
+    }
+}
+
+impl HttpData for Context {
+    fn http(&mut self) -> HttpView<'_> {
+        HttpView {
+            context: &mut self.http,
+            table: &mut self.table,
+        }
+    }
+}
+
+impl ConfigData for Context {
+    fn config(&mut self) -> ConfigView<'_> {
+        ConfigView(&self.entry.grant.config)
+    }
+}
+
+/// Clocks in steps of a millisecond: finer ones measure what a neighbour does.
+struct CoarseClock(Instant);
+
+const STEP: Duration = Duration::from_millis(1);
+
+impl CoarseClock {
+    fn new() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl HostWallClock for CoarseClock {
+    fn resolution(&self) -> Duration {
+        STEP
+    }
+
+    fn now(&self) -> Duration {
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        Duration::from_millis(now.as_millis() as u64)
+    }
+}
+
+impl HostMonotonicClock for CoarseClock {
+    fn resolution(&self) -> u64 {
+        STEP.as_nanos() as u64
+    }
+
+    fn now(&self) -> u64 {
+        self.0.elapsed().as_millis() as u64 * STEP.as_nanos() as u64
+    }
+}

@@ -1,0 +1,97 @@
+//! The ticker: moves the engine's epoch on each millisecond while a guest runs, and sleeps while none does.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+const TICK: Duration = Duration::from_millis(1);
+/// After this many ticks without a guest the ticker sleeps; waking it costs a system call.
+const IDLE_TICKS: u32 = 50;
+
+/// Owns the ticking thread, which ends with it.
+pub struct Ticker {
+    state: Arc<State>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct State {
+    running: AtomicUsize,
+    asleep: AtomicBool,
+    stopped: AtomicBool,
+}
+
+impl Ticker {
+    pub fn start(engine: wasmtime::Engine) -> std::io::Result<Self> {
+        let state = Arc::new(State::default());
+        let shared = state.clone();
+        let thread = thread::Builder::new()
+            .name("ticker".into())
+            .spawn(move || tick(&shared, &engine))?;
+        Ok(Self {
+            state,
+            thread: Some(thread),
+        })
+    }
+
+    /// While the returned value lives, a guest runs.
+    pub fn running(&self) -> Running<'_> {
+        self.state.running.fetch_add(1, SeqCst);
+        if self.state.asleep.load(SeqCst) && self.state.asleep.swap(false, SeqCst) {
+            self.wake();
+        }
+        Running(&self.state)
+    }
+
+    fn wake(&self) {
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.state.stopped.store(true, SeqCst);
+        self.wake();
+        if let Some(thread) = self.thread.take() {
+            // A ticker that panicked has nothing more to end.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A guest runs.
+pub struct Running<'a>(&'a State);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, SeqCst);
+    }
+}
+
+fn tick(state: &State, engine: &wasmtime::Engine) {
+    let mut idle = 0;
+    while !state.stopped.load(SeqCst) {
+        thread::sleep(TICK);
+        if state.running.load(SeqCst) > 0 {
+            engine.increment_epoch();
+            idle = 0;
+            continue;
+        }
+        idle += 1;
+        if idle >= IDLE_TICKS {
+            state.asleep.store(true, SeqCst);
+            // A guest that began before it could see us asleep did not wake us.
+            while state.asleep.load(SeqCst)
+                && state.running.load(SeqCst) == 0
+                && !state.stopped.load(SeqCst)
+            {
+                thread::park();
+            }
+            state.asleep.store(false, SeqCst);
+            idle = 0;
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! An invocation's vital signs: CPU time against its budget, memory against its limit.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use model::{AppLimits, Usage, limits};
+use wasmtime::{ResourceLimiter, UpdateDeadline};
+
+/// How long a guest may run before it lets others run, in thread CPU time.
+const TURN_NS: u64 = 1_000_000;
+
+/// Shared between the store, which measures, and the task that polls it. One thread uses it at a time.
+#[derive(Debug)]
+pub struct Vitals {
+    budget_ns: u64,
+    used_ns: AtomicU64,
+    turn_began_ns: AtomicU64,
+    over_budget: AtomicBool,
+    memory_denied: AtomicBool,
+    memory_peak: AtomicU64,
+    instantiate_ns: AtomicU64,
+}
+
+impl Vitals {
+    pub fn new(limits: &AppLimits) -> Self {
+        Self {
+            budget_ns: limits.cpu.0.saturating_mul(1_000_000),
+            used_ns: AtomicU64::new(0),
+            turn_began_ns: AtomicU64::new(0),
+            over_budget: AtomicBool::new(false),
+            memory_denied: AtomicBool::new(false),
+            memory_peak: AtomicU64::new(0),
+            instantiate_ns: AtomicU64::new(0),
+        }
+    }
+
+    /// The guest is about to run on this thread.
+    pub fn begin_turn(&self) {
+        self.turn_began_ns.store(thread_cpu_ns(), Relaxed);
+    }
+
+    /// The guest has stopped running; whether it may run again.
+    pub fn end_turn(&self) -> bool {
+        let turn = thread_cpu_ns().saturating_sub(self.turn_began_ns.load(Relaxed));
+        let used = self.used_ns.load(Relaxed) + turn;
+        self.used_ns.store(used, Relaxed);
+        if used > self.budget_ns {
+            self.over_budget.store(true, Relaxed);
+        }
+        !self.over_budget()
+    }
+
+    /// What the engine asks in the middle of a turn, about once a millisecond.
+    pub fn check_turn(&self) -> UpdateDeadline {
+        let turn = thread_cpu_ns().saturating_sub(self.turn_began_ns.load(Relaxed));
+        if self.used_ns.load(Relaxed) + turn > self.budget_ns {
+            self.over_budget.store(true, Relaxed);
+            UpdateDeadline::Interrupt
+        } else if turn >= TURN_NS {
+            UpdateDeadline::Yield(1)
+        } else {
+            UpdateDeadline::Continue(1)
+        }
+    }
+
+    pub fn over_budget(&self) -> bool {
+        self.over_budget.load(Relaxed)
+    }
+
+    /// Whether the guest asked for more memory than it may have. It may have gone on all the same.
+    pub fn memory_denied(&self) -> bool {
+        self.memory_denied.load(Relaxed)
+    }
+
+    pub fn instantiated_in(&self, time: Duration) {
+        self.instantiate_ns.store(time.as_nanos() as u64, Relaxed);
+    }
+
+    /// What was used so far; bytes and wall time are others' to know.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            cpu_us: self.used_ns.load(Relaxed) / 1000,
+            instantiate_us: self.instantiate_ns.load(Relaxed) / 1000,
+            memory_bytes: self.memory_peak.load(Relaxed),
+            ..Usage::default()
+        }
+    }
+}
+
+/// The CPU time of this thread, in nanoseconds.
+fn thread_cpu_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+/// Sums an instance's memories and holds them to its app's limit.
+#[derive(Debug)]
+pub struct MemoryLimiter {
+    limit: usize,
+    held: usize,
+    vitals: std::sync::Arc<Vitals>,
+}
+
+impl MemoryLimiter {
+    pub fn new(limits: &AppLimits, vitals: std::sync::Arc<Vitals>) -> Self {
+        Self {
+            limit: limits.memory.as_usize(),
+            held: 0,
+            vitals,
+        }
+    }
+}
+
+impl ResourceLimiter for MemoryLimiter {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        most: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let held = (self.held - current.min(self.held)).saturating_add(desired);
+        // Growing beyond what the module itself declared is a plain failure, not a limit of ours.
+        if most.is_some_and(|most| desired > most) {
+            return Ok(false);
+        }
+        if held > self.limit {
+            self.vitals.memory_denied.store(true, Relaxed);
+            return Ok(false);
+        }
+        self.held = held;
+        self.vitals.memory_peak.fetch_max(held as u64, Relaxed);
+        Ok(true)
+    }
+
+    fn table_growing(
+        &mut self,
+        _: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(desired as u64 <= limits::TABLE_ELEMENTS.default)
+    }
+
+    fn instances(&self) -> usize {
+        limits::CORE_INSTANCES.default as usize
+    }
+
+    fn tables(&self) -> usize {
+        limits::TABLES.default as usize
+    }
+
+    fn memories(&self) -> usize {
+        limits::MEMORIES.default as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{Millis, Size};
+    use std::sync::Arc;
+
+    fn limits(cpu: Millis, memory: Size) -> AppLimits {
+        AppLimits {
+            cpu,
+            memory,
+            ..AppLimits::default()
+        }
+    }
+
+    #[test]
+    fn memories_are_summed_and_a_denial_is_remembered() {
+        let limits = limits(Millis(1), Size::mib(2));
+        let vitals = Arc::new(Vitals::new(&limits));
+        let mut limiter = MemoryLimiter::new(&limits, vitals.clone());
+        assert!(limiter.memory_growing(0, 1 << 20, None).unwrap());
+        assert!(limiter.memory_growing(0, 1 << 20, None).unwrap());
+        assert!(!vitals.memory_denied());
+        assert!(
+            !limiter
+                .memory_growing(1 << 20, (1 << 20) + 65536, None)
+                .unwrap()
+        );
+        assert!(vitals.memory_denied());
+        assert_eq!(vitals.usage().memory_bytes, 2 << 20);
+    }
+
+    #[test]
+    fn a_turn_ends_when_the_budget_is_spent() {
+        let vitals = Vitals::new(&limits(Millis(2), Size::mib(1)));
+        vitals.begin_turn();
+        assert!(matches!(vitals.check_turn(), UpdateDeadline::Continue(_)));
+        while vitals.check_turn_is_mild() {}
+        assert!(vitals.over_budget());
+        assert!(!vitals.end_turn());
+        assert!(vitals.usage().cpu_us >= 2000);
+    }
+
+    impl Vitals {
+        fn check_turn_is_mild(&self) -> bool {
+            !matches!(self.check_turn(), UpdateDeadline::Interrupt)
+        }
+    }
+}

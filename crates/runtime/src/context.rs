@@ -12,6 +12,7 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{
     HostMonotonicClock, HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
 };
+use wasmtime_wasi_io::IoView;
 
 use crate::vitals::{MemoryLimiter, Vitals};
 
@@ -52,10 +53,6 @@ impl Context {
         }
     }
 
-    pub fn table(&mut self) -> &mut ResourceTable {
-        &mut self.table
-    }
-
     /// WASI as every guest has it: its granted environment, coarse clocks, bounded randomness, its output to its log;
     /// no files, no sockets.
     pub fn wasi_builder(&mut self) -> WasiCtxBuilder {
@@ -92,6 +89,12 @@ impl Context {
 impl Drop for Context {
     fn drop(&mut self) {
         self.output.iter().flatten().for_each(Lines::finish);
+    }
+}
+
+impl IoView for Context {
+    fn table(&mut self) -> &mut ResourceTable {
+        &mut self.table
     }
 }
 

@@ -75,6 +75,10 @@ impl Engine {
 fn link_components(wasm: &wasmtime::Engine) -> wasmtime::Result<component::Linker<Context>> {
     let mut linker = component::Linker::new(wasm);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    // The same streams again, over the table alone: through `WasiView` each call would first make a `WasiCtx`.
+    linker.allow_shadowing(true);
+    wasmtime_wasi_io::add_to_linker_async(&mut linker)?;
+    linker.allow_shadowing(false);
     capabilities::http::host::add_to_linker(&mut linker)?;
     capabilities::config::host::add_to_linker(&mut linker)?;
     Ok(linker)

@@ -16,6 +16,7 @@ use model::{Entry, LogStream, Outcome, Usage, limits};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use wasmtime::Store;
+use wasmtime_wasi_io::IoView as _;
 
 use crate::cgi;
 use crate::code::Linked;

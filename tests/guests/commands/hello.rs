@@ -1,0 +1,5 @@
+//! The least that answers over CGI: the same text as the component.
+
+fn main() {
+    print!("content-type: text/plain\n\nHello, Midge!\n");
+}

@@ -1,1 +1,23 @@
+//! The harness of the whole-platform tests: the real binary in a temporary folder, spoken to as anyone would.
+//!
+//! Nothing here knows the platform's inside. Every wait has a condition and a deadline, none is a mere pause.
 
+mod api;
+mod client;
+mod command_line;
+mod guest;
+pub mod load;
+mod platform;
+mod process;
+pub mod reference;
+pub mod trials;
+mod wait;
+
+pub use api::{Answer, Api};
+pub use client::{Connection, Head, Reply, raw};
+pub use command_line::{Ran, run};
+pub use guest::{Guest, guest, variant};
+pub use load::{Load, Report};
+pub use platform::{Platform, Settings, bare, binary, manifest_of};
+pub use process::{children, cpu_seconds, parent, pin, private_bytes, workers};
+pub use wait::{eventually, skip};

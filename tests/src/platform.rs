@@ -1,0 +1,352 @@
+//! The whole platform, for one test: the real binary on ports of its own, in a temporary folder, gone afterwards.
+
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use model::api::Deployed;
+use model::{AppName, Manifest};
+use tempfile::TempDir;
+
+use crate::{Api, Connection, Ran, Reply, command_line, eventually, guest, run, workers};
+
+/// The release binary.
+pub fn binary() -> PathBuf {
+    let path = guest::target().join("release/midge");
+    assert!(
+        path.exists(),
+        "`{}` is not built; `cargo build --release -p midge` builds it",
+        path.display()
+    );
+    path
+}
+
+/// How a platform is started.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// `midge.config.toml`
+    pub config: String,
+    /// Flags beyond those that every test needs.
+    pub flags: Vec<String>,
+    /// The core that the platform stays on.
+    pub core: Option<usize>,
+}
+
+/// A running platform. Dropping it ends it.
+pub struct Platform {
+    process: Option<Child>,
+    folder: TempDir,
+    settings: Settings,
+    /// Where apps answer.
+    pub listen: SocketAddr,
+    pub api: Api,
+    /// From the start of the process to its word that it is ready.
+    pub ready_in: Duration,
+}
+
+impl Platform {
+    pub fn start() -> Self {
+        Self::start_with(Settings::default())
+    }
+
+    /// Starts with lines of `midge.config.toml`.
+    pub fn configured(config: &str) -> Self {
+        Self::start_with(Settings {
+            config: config.to_owned(),
+            ..Settings::default()
+        })
+    }
+
+    pub fn start_with(settings: Settings) -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("midge-test-")
+            .tempdir()
+            .expect("a temporary folder");
+        let (process, ready, ready_in) =
+            begin(folder.path(), &settings).unwrap_or_else(|said| panic!("{said}"));
+        let (listen, api) = addresses(folder.path(), &ready);
+        Self {
+            process: Some(process),
+            folder,
+            settings,
+            listen,
+            api,
+            ready_in,
+        }
+    }
+
+    /// The temporary folder: `data`, and whatever a test puts beside it.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.folder().join("data")
+    }
+
+    /// What the platform wrote to its standard output and error.
+    pub fn said(&self) -> String {
+        fs::read_to_string(self.folder().join("log")).unwrap_or_default()
+    }
+
+    /// The supervisor's process id.
+    pub fn id(&self) -> u32 {
+        self.process.as_ref().expect("the platform runs").id()
+    }
+
+    pub fn workers(&self) -> Vec<u32> {
+        workers(self.id())
+    }
+
+    /// Sends a signal to one of the platform's processes.
+    pub fn signal(&self, id: u32, signal: i32) {
+        // SAFETY: a signal to a process of ours.
+        let sent = unsafe { libc::kill(id as libc::pid_t, signal) };
+        assert_eq!(sent, 0, "process {id} is gone");
+    }
+
+    /// Waits for the platform to end by itself.
+    pub fn ended(&mut self) -> ExitStatus {
+        let process = self.process.as_mut().expect("the platform runs");
+        let status = eventually("the platform ends", || {
+            process.try_wait().expect("a child can be waited for")
+        });
+        self.process = None;
+        status
+    }
+
+    /// Stops it in an orderly way, then starts it again on the same folder and settings.
+    pub fn restart(&mut self) {
+        self.signal(self.id(), libc::SIGTERM);
+        assert!(self.ended().success(), "{}", self.said());
+        self.start_again();
+    }
+
+    /// Ends it as a power loss would, then starts it again on the same folder.
+    pub fn crash(&mut self) {
+        self.kill();
+        self.start_again();
+    }
+
+    /// Starts it again after it ended.
+    pub fn start_again(&mut self) {
+        let (process, ready, ready_in) =
+            begin(self.folder.path(), &self.settings).unwrap_or_else(|said| panic!("{said}"));
+        let (listen, api) = addresses(self.folder.path(), &ready);
+        (self.process, self.listen, self.api, self.ready_in) =
+            (Some(process), listen, api, ready_in);
+    }
+
+    /// Ends it at once.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let orphans = workers(process.id());
+            process.kill().expect("a child can be killed");
+            process.wait().expect("a child can be waited for");
+            eventually("workers go when their supervisor is gone", || {
+                let alive = |id: &u32| Path::new(&format!("/proc/{id}/exe")).read_link().is_ok();
+                (!orphans.iter().any(alive)).then_some(())
+            });
+        }
+    }
+
+    /// Deploys a guest under a name, without a manifest of its own, and waits until it is live.
+    #[track_caller]
+    pub fn deploy(&self, app: &str, wasm: &[u8]) -> Deployed {
+        self.api.deploy(&bare(app), wasm)
+    }
+
+    /// Deploys with a manifest: `name` is added.
+    #[track_caller]
+    pub fn deploy_with(&self, app: &str, wasm: &[u8], manifest: &str) -> Deployed {
+        self.api.deploy(&manifest_of(app, manifest), wasm)
+    }
+
+    /// A connection to an app.
+    pub fn connect(&self, app: &str) -> Connection {
+        Connection::open(self.listen, &self.host(app)).expect("the platform accepts")
+    }
+
+    /// The host that an app answers at.
+    pub fn host(&self, app: &str) -> String {
+        format!("{app}.localhost:{}", self.listen.port())
+    }
+
+    #[track_caller]
+    pub fn get(&self, app: &str, path: &str) -> Reply {
+        self.connect(app)
+            .get(path)
+            .unwrap_or_else(|error| panic!("GET {app} {path}: {error}\n{}", self.said()))
+    }
+
+    #[track_caller]
+    pub fn post(&self, app: &str, path: &str, body: &[u8]) -> Reply {
+        let reply = self.connect(app).request("POST", path, "", body);
+        reply.unwrap_or_else(|error| panic!("POST {app} {path}: {error}\n{}", self.said()))
+    }
+
+    /// Runs a command of the CLI against this platform.
+    pub fn run(&self, arguments: &[&str]) -> Ran {
+        self.run_in(self.folder(), arguments)
+    }
+
+    /// Runs a command of the CLI against this platform in a folder.
+    pub fn run_in(&self, folder: &Path, arguments: &[&str]) -> Ran {
+        let api = format!("http://{}", self.api.address);
+        let mut all = arguments.to_vec();
+        all.extend(["--api", &api, "--token", &self.api.token]);
+        run(folder, &self.home(), &all)
+    }
+
+    /// Runs a command of the CLI that reaches no platform.
+    pub fn run_alone(&self, arguments: &[&str]) -> Ran {
+        run(self.folder(), &self.home(), arguments)
+    }
+
+    /// A command of the CLI against this platform, to be started by the test.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = command_line::command(self.folder(), &self.home());
+        command.args(arguments);
+        command.args([
+            "--api",
+            &format!("http://{}", self.api.address),
+            "--token",
+            &self.api.token,
+        ]);
+        command
+    }
+
+    fn home(&self) -> PathBuf {
+        self.folder().join("home")
+    }
+
+    /// The value of a metric, its series named as Prometheus prints it; summed over series that begin with `name`.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = self.api.get("/metrics").is(200).reply.text();
+        let values = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            rest.starts_with(['{', ' ', ','])
+                .then(|| rest.rsplit(' ').next()?.parse::<f64>().ok())?
+        });
+        values.sum()
+    }
+}
+
+impl Drop for Platform {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("the platform said:\n{}", self.said());
+            return drop(
+                self.process
+                    .take()
+                    .map(|mut process| (process.kill(), process.wait())),
+            );
+        }
+        self.kill();
+    }
+}
+
+/// The manifest of an app that was deployed without one.
+pub fn bare(app: &str) -> Manifest {
+    Manifest::bare(app.parse::<AppName>().expect("a test names apps well"))
+}
+
+/// A manifest in TOML, without its name.
+pub fn manifest_of(app: &str, text: &str) -> Manifest {
+    toml::from_str(&format!("name = \"{app}\"\n{text}")).expect("a test writes manifests well")
+}
+
+/// Starts the binary and waits until it is ready; else says what it said.
+fn begin(folder: &Path, settings: &Settings) -> Result<(Child, String, Duration), String> {
+    let ready = folder.join("ready");
+    let _ = fs::remove_file(&ready);
+    fs::create_dir_all(folder.join("home")).expect("a folder can be made");
+    let config = folder.join("midge.config.toml");
+    fs::write(&config, &settings.config).expect("a file can be written");
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(folder.join("log"))
+        .expect("a file can be written");
+
+    let mut command = command_line::command(folder, &folder.join("home"));
+    command.arg("up").arg("--data").arg(folder.join("data"));
+    command.args([
+        "--listen",
+        "127.0.0.1:0",
+        "--api",
+        "127.0.0.1:0",
+        "--no-profile",
+    ]);
+    command
+        .arg("--config")
+        .arg(&config)
+        .arg("--ready-file")
+        .arg(&ready);
+    command.args(&settings.flags);
+    command
+        .stdout(log.try_clone().expect("a descriptor can be copied"))
+        .stderr(log);
+    let core = settings.core;
+    // SAFETY: `prctl` and `sched_setaffinity` are safe to call between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            // If the test is killed, its platform goes as well.
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            if let Some(core) = core {
+                let mut set: libc::cpu_set_t = std::mem::zeroed();
+                libc::CPU_SET(core, &mut set);
+                libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set);
+            }
+            Ok(())
+        });
+    }
+    let began = Instant::now();
+    let mut process = command.spawn().expect("the binary starts");
+    loop {
+        if let Ok(text) = fs::read_to_string(&ready)
+            && text.ends_with('\n')
+        {
+            return Ok((process, text, began.elapsed()));
+        }
+        if let Ok(Some(status)) = process.try_wait() {
+            let said = fs::read_to_string(folder.join("log")).unwrap_or_default();
+            return Err(format!(
+                "the platform ended before it was ready: {status}\n{said}"
+            ));
+        }
+        if began.elapsed() > Duration::from_secs(60) {
+            let _ = (process.kill(), process.wait());
+            let said = fs::read_to_string(folder.join("log")).unwrap_or_default();
+            return Err(format!("the platform is not ready after a minute\n{said}"));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Where apps and the API answer, and the admin's token.
+fn addresses(folder: &Path, ready: &str) -> (SocketAddr, Api) {
+    let ready: serde_json::Value = serde_json::from_str(ready).expect("the ready file is JSON");
+    let address = |value: &serde_json::Value| -> SocketAddr {
+        value
+            .as_str()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or_else(|| panic!("not an address: {ready}"))
+    };
+    let listen = match &ready["listen"] {
+        serde_json::Value::Array(all) => address(&all[0]),
+        one => address(one),
+    };
+    let token =
+        fs::read_to_string(folder.join("data/admin.token")).expect("there is an admin token");
+    (
+        listen,
+        Api {
+            address: address(&ready["api"]),
+            token: token.trim().to_owned(),
+        },
+    )
+}

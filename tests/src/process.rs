@@ -1,0 +1,73 @@
+//! What the operating system says of processes: children, CPU time, memory; and staying on a core.
+
+use std::fs;
+
+/// The direct children of a process.
+pub fn children(parent_id: u32) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").expect("/proc can be read");
+    let ids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    ids.filter(|id| parent(*id) == Some(parent_id)).collect()
+}
+
+/// The parent of a process that lives.
+pub fn parent(id: u32) -> Option<u32> {
+    let (state, fields) = stat(id)?;
+    if state == 'Z' {
+        return None;
+    }
+    fields.get(1)?.parse().ok()
+}
+
+/// The worker processes of a supervisor, in the order of their ids.
+pub fn workers(supervisor: u32) -> Vec<u32> {
+    let is_worker = |id: &u32| {
+        let line = fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|word| word == b"worker")
+    };
+    let mut workers: Vec<u32> = children(supervisor).into_iter().filter(is_worker).collect();
+    workers.sort_unstable();
+    workers
+}
+
+/// CPU time of a process and everything in it, in seconds.
+pub fn cpu_seconds(id: u32) -> f64 {
+    let ticks = |fields: &[String], index: usize| fields.get(index)?.parse::<u64>().ok();
+    let used = stat(id).and_then(|(_, fields)| Some(ticks(&fields, 11)? + ticks(&fields, 12)?));
+    // SAFETY: `sysconf` reads a constant.
+    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    used.unwrap_or(0) as f64 / per_second as f64
+}
+
+/// The memory of a process, pages that it shares counted in part (PSS), in bytes.
+pub fn private_bytes(id: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{id}/smaps_rollup")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let kib = line.and_then(|line| {
+        line.trim()
+            .trim_end_matches("kB")
+            .trim()
+            .parse::<u64>()
+            .ok()
+    });
+    kib.unwrap_or(0) << 10
+}
+
+/// Keeps the calling thread, and what it starts, on one core.
+pub fn pin(core: usize) {
+    // SAFETY: the set is made here and outlives the call.
+    let done = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(core, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &set)
+    };
+    assert_eq!(done, 0, "this thread cannot be kept on core {core}");
+}
+
+/// The state of a process, and the fields after it of its `stat` file (proc(5)).
+fn stat(id: u32) -> Option<(char, Vec<String>)> {
+    let text = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    // The name before may hold anything, parentheses as well.
+    let (_, after) = text.rsplit_once(") ")?;
+    let fields: Vec<String> = after.split(' ').map(str::to_owned).collect();
+    Some((fields.first()?.chars().next()?, fields))
+}

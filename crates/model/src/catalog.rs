@@ -208,6 +208,28 @@ impl Catalog {
         (next, delta)
     }
 
+    /// The changes that lead from `older` to this catalog, removals first. What both share is not looked at.
+    pub fn since(&self, older: &Self) -> Vec<Change> {
+        let pairs = self.buckets.iter().zip(&older.buckets);
+        let differing: Vec<_> = pairs
+            .filter(|(new, old)| !Arc::ptr_eq(new, old) && new.hash != old.hash)
+            .collect();
+        let removed = differing.iter().flat_map(|(new, old)| {
+            let gone = |id: &&AppId| !new.entries.contains_key(*id);
+            old.entries.keys().filter(gone).cloned().map(Change::Remove)
+        });
+        let put = differing.iter().flat_map(|(new, old)| {
+            let same = |id: &AppId, leaf: &Leaf| {
+                old.entries.get(id).is_some_and(|old| old.hash == leaf.hash)
+            };
+            new.entries
+                .iter()
+                .filter(move |(id, leaf)| !same(id, leaf))
+                .map(|(_, leaf)| Change::Put(leaf.entry.clone()))
+        });
+        removed.chain(put).collect()
+    }
+
     /// The catalog after `delta`, if it begins here and ends where it says.
     pub fn apply(&self, delta: &Delta) -> Result<Self, CatalogError> {
         let (offered, held) = (delta.head.generation, self.generation);
@@ -349,6 +371,30 @@ mod tests {
             one.apply(&other),
             Err(CatalogError::OtherRoot { .. })
         ));
+    }
+
+    #[test]
+    fn the_changes_since_an_older_catalog_lead_from_it() {
+        let all = |version| (0..3000).map(move |i| entry(&format!("app-{i}"), version));
+        let one = Catalog::build(1, all(1));
+        let (two, _) = one.change(vec![Change::Put(entry("app-7", 2))]);
+        let (three, _) = two.change(vec![
+            Change::Remove("alice/app-8".parse().unwrap()),
+            Change::Put(entry("new", 1)),
+        ]);
+        let check = |new: &Catalog, old: &Catalog, steps: usize| {
+            let changes = new.since(old);
+            assert_eq!(changes.len(), steps);
+            let (reached, _) = old.change(changes);
+            assert_eq!(reached.head().root, new.head().root);
+        };
+        check(&one, &one, 0);
+        check(&one, &Catalog::build(1, all(1)), 0);
+        check(&two, &one, 1);
+        check(&three, &one, 3);
+        check(&one, &three, 3);
+        check(&three, &Catalog::default(), 3000);
+        check(&Catalog::default(), &three, 3000);
     }
 
     #[test]

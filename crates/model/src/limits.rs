@@ -83,7 +83,15 @@ limits! {
     RETIRED: Millis = fixed("retired", Millis::secs(10), "how long code that its app has left stays resident unused, so that a rollback finds it");
     PIPE_FRAME: Size = fixed("pipe-frame", Size::mib(16), "bytes of one message between a supervisor and a worker");
     PIPE_CHUNK: Size = fixed("pipe-chunk", Size::kib(256), "bytes of catalog in one message to a worker, so that none stalls it for long");
+    WORKERS: u64 = Limit { name: "workers", default: 1, ceiling: 1_024,
+        reason: "worker processes of one node; one for each core unless the operator says otherwise" };
     LISTEN_ADDRESSES: u64 = fixed("listen-addresses", 16, "addresses a node listens on; their descriptors travel to a worker in one message");
+    NATIVE_REFUSED: Millis = fixed("native-refused", Millis::secs(1), "how long native code that was refused is not looked at again; each look reads a whole file");
+    LISTEN_BACKLOG: u64 = fixed("listen-backlog", 4_096, "connections that wait to be accepted in one worker; the kernel may hold fewer");
+    WORKER_START: Millis = fixed("worker-start", Millis::secs(10), "how long a worker may take from its start to its first word");
+    WORKER_QUEUE: u64 = fixed("worker-queue", 256, "messages that wait for one worker to read them; one that lets more pile up is ended");
+    VERIFYING: u64 = fixed("verifying", 4, "native codes a node verifies at once; each reads a whole file");
+    CATALOG_STEPS: u64 = fixed("catalog-steps", 256, "deltas a node keeps on disk before it writes its catalog whole; each costs a start some 0.1 ms");
     SILENCE: Millis = fixed("silence", Millis::secs(2), "a worker that says nothing for this long is killed and replaced");
 
     // Connections and requests
@@ -109,7 +117,7 @@ limits! {
     APPS: u64 = Limit { name: "control.apps", default: 100_000, ceiling: 1_000_000, reason: "apps of the platform" };
 
     // Compiling
-    WASM_FUNCTIONS: u64 = fixed("wasm-functions", 200_000, "functions of one module; 500,000 empty ones took 16 s and 2.7 GB to compile");
+    WASM_FUNCTIONS: u64 = fixed("wasm-functions", 200_000, "functions of one upload; 500,000 empty ones took 16 s and 2.7 GB to compile");
     WASM_LOCALS: u64 = fixed("wasm-locals", 5_000, "locals of one function; register allocation grows faster than linearly");
     WASM_LOCALS_IN_ALL: u64 = fixed("wasm-locals-in-all", 1_000_000, "locals of all functions together");
     WASM_BODY: Size = fixed("wasm-body", Size::mib(1), "bytes of one function body");
@@ -118,6 +126,9 @@ limits! {
     WASM_DATA_SEGMENTS: u64 = fixed("wasm-data-segments", 100_000, "data segments of one module; Go's have 29,000");
     WASM_DEPTH: u64 = fixed("wasm-depth", 8, "components within components");
     WASM_MODULES: u64 = fixed("wasm-modules", 64, "core modules in one component");
+    WASM_IMPORTS: u64 = fixed("wasm-imports", 256, "imports of one component; the whole of WASI 0.2 has about 30 interfaces");
+    WASM_INSTANCE: Size = fixed("wasm-instance", Size::mib(1), "bytes the engine keeps for an instance besides its memory: globals, imports, functions in tables");
+    WASM_EXPORTS_LISTED: u64 = fixed("wasm-exports-listed", 100, "exports that an inspection lists");
     COMPILE_CPU: Millis = fixed("compile-cpu", Millis::secs(5), "CPU time of a compile, to which `compile-cpu-per-mib` is added");
     COMPILE_CPU_PER_MIB: Millis = fixed("compile-cpu-per-mib", Millis::secs(2), "CPU time of a compile for each MiB of the upload");
     COMPILE_CPU_MOST: Millis = fixed("compile-cpu-most", Millis::secs(90), "the most CPU time of a compile");
@@ -136,13 +147,17 @@ limits! {
     RECORDS_QUEUE: u64 = fixed("records-queue", 1_024, "questions and changes that wait for the records");
     RECORDS_WAIT: Millis = fixed("records-wait", Millis::secs(10), "how long a question or change waits for a place in that queue");
     DEPLOYS_WAITING: u64 = fixed("deploys-waiting", 256, "deployments that wait for their turn; beyond, one is refused with `deploy-queue-full`");
-    TOKEN_LABEL: Size = fixed("token-label", Size(800), "bytes of a token's label: 200 characters of any script");
+    TOKEN_LABEL: u64 = fixed("token-label", 200, "characters of a token's label");
     TOKENS_KEPT: Millis = fixed("tokens-kept", Millis::secs(30 * 86_400), "how long a token that ended is remembered, so that its bearer is told why");
     TOKENS: u64 = fixed("tokens", 1_000, "tokens of one tenant");
     TOKEN_FAILURES: u64 = fixed("token-failures", 20, "wrong tokens a minute from one address before it is told to wait");
     TOKEN_FAILURE_ADDRESSES: u64 = fixed("token-failure-addresses", 10_000, "addresses whose wrong tokens are counted at once");
     IDEMPOTENCY_KEYS: u64 = fixed("idempotency-keys", 10_000, "replies remembered for one token; the oldest are forgotten first");
     IDEMPOTENCY: Millis = fixed("idempotency", Millis::secs(86_400), "how long the reply to an `Idempotency-Key` is remembered");
+    CLIENT_CONNECT: Millis = fixed("client-connect", Millis::secs(5), "how long a command waits for a connection to the control API");
+    CLIENT_WAIT: Millis = fixed("client-wait", Millis::secs(60), "how long a command waits for an answer of the control API, beyond what it asked the platform to wait itself");
+    CLIENT_TRIES: u64 = fixed("client-tries", 3, "how often a command asks again when it meets no answer at all");
+    CLIENT_REPLY: Size = fixed("client-reply", Size::mib(64), "bytes of one answer of the control API, logs apart; a list of 100,000 apps has 30 MB");
     DELTAS_KEPT: u64 = fixed("deltas-kept", 1_024, "catalog deltas kept for a node that lags; beyond, it takes the whole catalog");
     LOG_RING: Size = fixed("log-ring", Size::kib(64), "newest log lines of one app kept in memory to show at once");
     LOG_RINGS: Size = fixed("log-rings", Size::mib(64), "newest log lines of all apps kept in memory");

@@ -1,5 +1,8 @@
 //! The node: a supervisor that follows the catalog and keeps artifacts, and its workers that run guests.
 
-pub mod pipe;
-pub mod supervisor;
-pub mod worker;
+mod pipe;
+mod supervisor;
+mod worker;
+
+pub use supervisor::{BindError, Listeners, NodeSettings, Notice, StartError, Supervisor};
+pub use worker::worker;

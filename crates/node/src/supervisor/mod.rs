@@ -1,1 +1,262 @@
 //! The supervisor: follows the catalog, keeps artifacts, owns listening sockets, and keeps workers alive.
+//!
+//! It never reads a tenant's request and never runs a guest.
+
+mod agent;
+mod artifacts;
+#[cfg(test)]
+mod example;
+mod last_good;
+mod listeners;
+mod logs;
+mod metrics;
+mod plan;
+mod report;
+mod workers;
+
+use std::ffi::OsString;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use distribution::Distribution;
+use model::pipe::WorkerSettings;
+use model::{Generation, Host, Millis, PublicKey, Size, limits};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use agent::Agent;
+use artifacts::Artifacts;
+use last_good::LastGood;
+use logs::{Logs, Writing};
+use metrics::{Facts, Metrics};
+use report::Standing;
+use workers::{Node, Slot};
+
+pub use listeners::{BindError, Listeners};
+
+/// Takes what an operator should read: one line, without its end.
+pub type Notice = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// What a node is.
+pub struct NodeSettings {
+    /// Unique among the platform's nodes.
+    pub name: String,
+    /// The node's own folder; one process uses it at a time.
+    pub data: PathBuf,
+    /// One worker is kept for each of their slots.
+    pub listeners: Listeners,
+    /// What is run for a worker, with its arguments: it must call [`crate::worker`] with descriptor 3.
+    pub worker_command: Vec<OsString>,
+    /// Who signs catalogs.
+    pub catalog_key: PublicKey,
+    /// Who signs native code.
+    pub compile_key: PublicKey,
+    /// The platform's domain.
+    pub domain: Host,
+    /// The most memory any app may have.
+    pub memory_ceiling: Size,
+    /// [`limits::SLOTS`]
+    pub slots: u64,
+    /// [`limits::TENANT_SLOTS`]
+    pub tenant_slots: u64,
+    /// [`limits::RESIDENT`]
+    pub resident: u64,
+    /// [`limits::CONNECTIONS`]
+    pub connections: u64,
+    /// Whether `forwarded` and `x-forwarded-*` of a request are believed.
+    pub trust_forwarded: bool,
+    /// [`limits::GRACE`]
+    pub grace: Millis,
+    /// Whether each worker stays on a core of its own.
+    pub pin_cores: bool,
+    pub notice: Notice,
+}
+
+/// Why a node did not start. Nothing of it is left running.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("while opening the node's folder `{path}`: {error}")]
+    Folder { path: PathBuf, error: io::Error },
+    #[error(
+        "the workers did not serve the catalog within {0:?}; what they printed says why (`midge doctor` checks this machine)"
+    )]
+    Workers(Duration),
+}
+
+/// A running node. Dropping it ends its workers at once; [`Self::stop`] lets them finish.
+pub struct Supervisor {
+    node: Arc<Node>,
+    stopping: watch::Sender<Option<Millis>>,
+    grace: Millis,
+    /// One for each worker slot; each ends when the platform stops.
+    slots: JoinSet<()>,
+    /// Those that never end: the agent and the reporter.
+    others: JoinSet<()>,
+    writing: Writing,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Supervisor {
+    /// Starts a node's workers and follows the catalog. Returns when every worker serves the newest catalog that the
+    /// distribution has now, or else the last good one on disk.
+    pub async fn start(
+        settings: NodeSettings,
+        distribution: Arc<dyn Distribution>,
+    ) -> Result<Self, StartError> {
+        let worker_settings = worker_settings(&settings);
+        let addresses = settings.listeners.local_addrs().to_vec();
+        let standing = watch::Sender::new(Standing::new(worker_settings.len()));
+
+        let folder = settings.data.join("catalog");
+        let found = LastGood::open(folder.clone(), &settings.catalog_key)
+            .map_err(|error| failed(&folder, error))?;
+        let mut agent = Agent::new(
+            distribution.clone(),
+            settings.catalog_key,
+            found,
+            standing.clone(),
+            settings.notice.clone(),
+        );
+        agent.catch_up().await;
+        let catalogs = agent.catalogs();
+        let first = catalogs.borrow().generation();
+
+        let folder = settings.data.join("logs");
+        let (logs, writing) =
+            Logs::start(&folder, distribution.clone()).map_err(|error| failed(&folder, error))?;
+        let artifacts = Artifacts::new(
+            distribution.clone(),
+            settings.compile_key,
+            runtime::build_key,
+        );
+        let (stopping, stops) = watch::channel(None);
+        let node = Arc::new(Node {
+            command: settings.worker_command,
+            artifacts: Arc::new(artifacts),
+            logs,
+            metrics: Metrics::new(worker_settings.len()),
+            catalogs,
+            standing: standing.clone(),
+            stopping: stops,
+            notice: settings.notice,
+        });
+
+        let mut slots = JoinSet::new();
+        let listeners = settings.listeners.into_slots();
+        for (settings, listeners) in worker_settings.into_iter().zip(listeners) {
+            let slot = Slot {
+                settings,
+                listeners,
+            };
+            slots.spawn(workers::keep(slot, node.clone()));
+        }
+        let listen: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
+        let mut others = JoinSet::new();
+        others.spawn(agent.follow());
+        others.spawn(report::report(
+            settings.name,
+            listen.join(", "),
+            distribution,
+            standing.subscribe(),
+        ));
+        serving(&standing, first).await?;
+        Ok(Self {
+            node,
+            stopping,
+            grace: settings.grace,
+            slots,
+            others,
+            writing,
+            addresses,
+        })
+    }
+
+    /// Where the node listens.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Everything the node counts, as Prometheus text (OpenMetrics).
+    pub fn metrics(&self) -> String {
+        let catalog = self.node.catalogs.borrow().clone();
+        let (workers, worker_restarts) = {
+            let standing = self.node.standing.borrow();
+            (standing.applied.len(), standing.worker_restarts)
+        };
+        let facts = Facts {
+            generation: catalog.generation(),
+            apps: catalog.len(),
+            workers,
+            worker_restarts,
+            log_lines_dropped: self.node.logs.dropped_lines(),
+        };
+        self.node.metrics.text(facts, &catalog)
+    }
+
+    /// Takes no new connections, lets requests in flight finish within the grace period, and ends the workers.
+    pub async fn stop(mut self) {
+        self.stopping.send_replace(Some(self.grace));
+        while self.slots.join_next().await.is_some() {}
+        self.others.shutdown().await;
+        // The last hold on the log files: their thread writes what it has and ends.
+        drop(self.node);
+        let writing = self.writing;
+        let _ = tokio::task::spawn_blocking(move || writing.join()).await;
+    }
+}
+
+/// Waits until every worker serves `generation`.
+async fn serving(
+    standing: &watch::Sender<Standing>,
+    generation: Generation,
+) -> Result<(), StartError> {
+    let mut standing = standing.subscribe();
+    let wait = limits::WORKER_START.default.duration();
+    let served = standing.wait_for(|standing| standing.serves(generation));
+    match tokio::time::timeout(wait, served).await {
+        Ok(Ok(_)) => Ok(()),
+        _ => Err(StartError::Workers(wait)),
+    }
+}
+
+fn worker_settings(settings: &NodeSettings) -> Vec<WorkerSettings> {
+    let cores = if settings.pin_cores {
+        cores()
+    } else {
+        Vec::new()
+    };
+    (0..settings.listeners.workers())
+        .map(|slot| WorkerSettings {
+            slot,
+            core: cores.get(slot as usize % cores.len().max(1)).copied(),
+            domain: settings.domain.clone(),
+            memory_ceiling: settings.memory_ceiling,
+            slots: settings.slots,
+            tenant_slots: settings.tenant_slots,
+            resident: settings.resident,
+            connections: settings.connections,
+            trust_forwarded: settings.trust_forwarded,
+        })
+        .collect()
+}
+
+/// The cores that this process may run on; none if the kernel does not say.
+fn cores() -> Vec<u32> {
+    let Ok(allowed) = rustix::thread::sched_getaffinity(None) else {
+        return Vec::new();
+    };
+    (0..rustix::thread::CpuSet::MAX_CPU)
+        .filter(|core| allowed.is_set(*core))
+        .map(|core| core as u32)
+        .collect()
+}
+
+fn failed(folder: &Path, error: io::Error) -> StartError {
+    StartError::Folder {
+        path: folder.to_owned(),
+        error,
+    }
+}

@@ -1,0 +1,78 @@
+//! The node's word about itself: what it serves, and what it could not.
+
+use std::sync::Arc;
+
+use distribution::{Distribution, NodeReport};
+use model::Generation;
+use model::api::NodeStatus;
+use tokio::sync::watch;
+
+use super::plan;
+
+/// How things stand. Whoever changes something says so here.
+#[derive(Debug, Clone, Default)]
+pub struct Standing {
+    /// By worker slot, the generation that every request accepted from now on meets; none while nothing is accepted.
+    pub applied: Vec<Option<Generation>>,
+    /// The newest generation that was put on disk, or found impossible to put there.
+    pub kept: Generation,
+    pub worker_restarts: u64,
+    /// Why the newest generation was not taken.
+    pub refused: Option<String>,
+    /// Why the newest generation is not on disk.
+    pub not_kept: Option<String>,
+}
+
+impl Standing {
+    pub fn new(slots: usize) -> Self {
+        Self {
+            applied: vec![None; slots],
+            ..Self::default()
+        }
+    }
+
+    /// Whether every worker serves `generation` or a newer one.
+    pub fn serves(&self, generation: Generation) -> bool {
+        self.applied
+            .iter()
+            .all(|applied| *applied >= Some(generation))
+    }
+}
+
+/// Reports to the distribution whenever something changed that others should know. Never ends.
+pub async fn report(
+    name: String,
+    listen: String,
+    distribution: Arc<dyn Distribution>,
+    mut standing: watch::Receiver<Standing>,
+) {
+    let mut last = None;
+    let mut live = 0;
+    loop {
+        let report = {
+            let standing = standing.borrow_and_update();
+            live = plan::live(live, standing.kept, &standing.applied);
+            NodeReport {
+                status: NodeStatus {
+                    name: name.clone(),
+                    generation: live,
+                    workers: standing.applied.len() as u32,
+                    worker_restarts: standing.worker_restarts,
+                    listen: listen.clone(),
+                },
+                refusals: [&standing.refused, &standing.not_kept]
+                    .into_iter()
+                    .flatten()
+                    .cloned()
+                    .collect(),
+            }
+        };
+        if last.as_ref() != Some(&report) {
+            distribution.report(report.clone());
+            last = Some(report);
+        }
+        if standing.changed().await.is_err() {
+            return;
+        }
+    }
+}

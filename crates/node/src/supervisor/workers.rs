@@ -1,0 +1,404 @@
+//! The workers: one process for each slot, replaced when it dies or falls silent.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use model::pipe::{ToSupervisor, ToWorker, WorkerSettings};
+use model::{Catalog, Digest, EngineSetting, Millis, limits};
+use tokio::process::{Child, Command};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+
+use super::artifacts::{Artifacts, NativeRefused};
+use super::logs::Logs;
+use super::metrics::Metrics;
+use super::report::Standing;
+use super::{Notice, plan};
+use crate::pipe::{self, Frame, PipeError, Reader, Writer};
+
+/// Where a worker finds its end of the pipe.
+const CONTROL: RawFd = 3;
+const PING_EVERY: Duration = Duration::from_millis(500);
+/// A worker that lived for less than this died of its start.
+const QUICK: Duration = Duration::from_secs(1);
+/// How long a worker that closed its pipe may take to be gone.
+const LAST_BREATH: Duration = Duration::from_millis(200);
+/// How long past the grace period a drained worker may take to be gone.
+const AFTER_GRACE: Duration = Duration::from_secs(1);
+
+/// What all slots share.
+pub struct Node {
+    /// What is run, with its arguments.
+    pub command: Vec<OsString>,
+    pub artifacts: Arc<Artifacts>,
+    pub logs: Logs,
+    pub metrics: Metrics,
+    pub catalogs: watch::Receiver<Arc<Catalog>>,
+    pub standing: watch::Sender<Standing>,
+    /// Set once, when the platform stops: how long requests in flight may take to finish.
+    pub stopping: watch::Receiver<Option<Millis>>,
+    pub notice: Notice,
+}
+
+/// A place for one worker, kept by its successors.
+pub struct Slot {
+    pub settings: WorkerSettings,
+    /// One for each address.
+    pub listeners: Vec<OwnedFd>,
+}
+
+/// How a worker's life ended.
+#[derive(Debug)]
+enum End {
+    NotStarted(std::io::Error),
+    /// By itself, or by someone else.
+    Ended(Option<ExitStatus>),
+    Pipe(PipeError),
+    /// It did not become ready.
+    NeverReady,
+    Silent,
+    NotDrained,
+}
+
+/// Keeps a worker in `slot` until the platform stops.
+pub async fn keep(mut slot: Slot, node: Arc<Node>) {
+    let number = slot.settings.slot as usize;
+    let mut stopping = node.stopping.clone();
+    let mut quick_deaths = 0;
+    loop {
+        let began = Instant::now();
+        let end = run(&mut slot, &node).await;
+        node.metrics.end(number);
+        if stopping.borrow().is_some() {
+            if matches!(end, End::NotDrained) {
+                (node.notice)(&format!("worker {number} {end}"));
+            }
+            node.standing
+                .send_modify(|standing| standing.applied[number] = None);
+            return;
+        }
+        node.standing.send_modify(|standing| {
+            standing.applied[number] = None;
+            standing.worker_restarts += 1;
+        });
+        (node.notice)(&format!("worker {number} {end}; another takes its place"));
+        quick_deaths = if began.elapsed() < QUICK {
+            quick_deaths + 1
+        } else {
+            0
+        };
+        tokio::select! {
+            () = sleep(plan::restart_pause(quick_deaths)) => {}
+            _ = stopping.wait_for(Option::is_some) => return,
+        }
+    }
+}
+
+/// One worker's life. When this returns, its process is gone.
+async fn run(slot: &mut Slot, node: &Node) -> End {
+    let started = start(&node.command, slot).await;
+    let (mut child, reader, writer) = match started {
+        Ok(started) => started,
+        Err(error) => return End::NotStarted(error),
+    };
+    let end = converse(slot, node, reader, writer).await;
+    match end {
+        End::Pipe(PipeError::Closed) => match timeout(LAST_BREATH, child.wait()).await {
+            Ok(status) => End::Ended(status.ok()),
+            Err(_) => {
+                kill(&mut child).await;
+                End::Ended(None)
+            }
+        },
+        end => {
+            kill(&mut child).await;
+            end
+        }
+    }
+}
+
+async fn start(command: &[OsString], slot: &Slot) -> std::io::Result<(Child, Reader, Writer)> {
+    let (ours, theirs) = pipe::pair()?;
+    let child = spawn(command, &theirs)?;
+    drop(theirs);
+    let (reader, mut writer) = pipe::open(ours)?;
+    let listeners: Vec<_> = slot.listeners.iter().map(AsFd::as_fd).collect();
+    let start = ToWorker::Start(slot.settings.clone());
+    // The pipe is empty and holds this at once.
+    let sent = writer.send(&start, &listeners).await;
+    sent.map_err(std::io::Error::other)?;
+    Ok((child, reader, writer))
+}
+
+fn spawn(command: &[OsString], control: &OwnedFd) -> std::io::Result<Child> {
+    let (program, arguments) = command
+        .split_first()
+        .ok_or_else(|| std::io::Error::other("no command to start a worker with was named"))?;
+    let control = control.as_raw_fd();
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .stdin(Stdio::null())
+        // What the operator's environment holds is none of a worker's business.
+        .env_clear()
+        // An interrupt from the terminal is for the supervisor, which drains its workers.
+        .process_group(0)
+        .kill_on_drop(true);
+    // SAFETY: between fork and exec, only calls that are safe in a signal handler are made.
+    unsafe { command.pre_exec(move || hand_over(control)) };
+    command.spawn()
+}
+
+/// Puts the control descriptor where a worker looks for it, open through exec.
+fn hand_over(control: RawFd) -> std::io::Result<()> {
+    // SAFETY: neither call touches memory; `control` is open in the parent until after the spawn.
+    let done = unsafe {
+        if control == CONTROL {
+            libc::fcntl(control, libc::F_SETFD, 0)
+        } else {
+            libc::dup2(control, CONTROL)
+        }
+    };
+    if done == -1 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+async fn kill(child: &mut Child) {
+    // One that is gone cannot be killed, which is as well.
+    let _ = child.start_kill();
+    // A process that even this does not end is in the kernel's hands and answers nobody.
+    let _ = timeout(limits::SILENCE.default.duration(), child.wait()).await;
+}
+
+/// A message on its way to a worker.
+struct Word {
+    message: ToWorker,
+    descriptor: Option<OwnedFd>,
+}
+
+/// Speaks with a worker until either ends it.
+async fn converse(slot: &mut Slot, node: &Node, reader: Reader, writer: Writer) -> End {
+    let number = slot.settings.slot as usize;
+    let (say, said) = mpsc::channel(limits::WORKER_QUEUE.default as usize);
+    let (ready, _) = watch::channel(false);
+    let heard = AtomicBool::new(false);
+    let until_ready = || {
+        let mut ready = ready.subscribe();
+        async move {
+            // The sender outlives everyone who waits here.
+            let _ = ready.wait_for(|ready| *ready).await;
+        }
+    };
+    tokio::select! {
+        end = listen(number, node, reader, &say, &ready, &heard) => end,
+        end = speak(writer, said) => end,
+        end = tell_catalogs(node.catalogs.clone(), &say, until_ready()) => end,
+        end = watch_over(&say, until_ready(), &heard) => end,
+        end = drain(&mut slot.listeners, node.stopping.clone(), &say) => end,
+    }
+}
+
+/// Hears a worker out.
+async fn listen(
+    number: usize,
+    node: &Node,
+    mut reader: Reader,
+    say: &mpsc::Sender<Word>,
+    ready: &watch::Sender<bool>,
+    heard: &AtomicBool,
+) -> End {
+    let mut wanted = FuturesUnordered::new();
+    loop {
+        let frame = tokio::select! {
+            frame = reader.receive() => frame,
+            Some(word) = wanted.next(), if !wanted.is_empty() => {
+                // Nothing is heard while the queue is full: a worker that reads nothing will be found silent.
+                let _ = say.send(word).await;
+                continue;
+            }
+        };
+        heard.store(true, Ordering::Relaxed);
+        let message = match frame {
+            Ok(Frame::Message { message, .. }) => message,
+            Ok(Frame::Logs(lines)) => {
+                node.logs.take(&lines);
+                continue;
+            }
+            Err(error) => return End::Pipe(error),
+        };
+        match message {
+            ToSupervisor::Ready => drop(ready.send_replace(true)),
+            ToSupervisor::Applied { generation } => node
+                .standing
+                .send_modify(|standing| standing.applied[number] = Some(generation)),
+            ToSupervisor::WantNative { wasm, setting } => {
+                match node.artifacts.ready((wasm, setting)) {
+                    Some(native) => drop(say.send(word(wasm, setting, native)).await),
+                    None if wanted.len() as u64 >= limits::LOADING.default => {
+                        return End::Pipe(PipeError::Io(std::io::Error::other(
+                            "it asked for more native code at once than a worker may",
+                        )));
+                    }
+                    None => {
+                        let artifacts = node.artifacts.clone();
+                        wanted.push(async move {
+                            let native = artifacts.native((wasm, setting)).await;
+                            word(wasm, setting, native)
+                        });
+                    }
+                }
+            }
+            ToSupervisor::Pong(_) | ToSupervisor::Drained => {}
+            ToSupervisor::Metrics(metrics) => node.metrics.take(number, *metrics),
+        }
+    }
+}
+
+fn word(wasm: Digest, setting: EngineSetting, native: Result<OwnedFd, NativeRefused>) -> Word {
+    let (descriptor, refused) = match native {
+        Ok(descriptor) => (Some(descriptor), None),
+        Err(refused) => (None, Some(refused.to_string())),
+    };
+    Word {
+        message: ToWorker::Native {
+            wasm,
+            setting,
+            refused,
+        },
+        descriptor,
+    }
+}
+
+/// Sends a worker what it is to be told.
+async fn speak(mut writer: Writer, mut said: mpsc::Receiver<Word>) -> End {
+    while let Some(Word {
+        message,
+        descriptor,
+    }) = said.recv().await
+    {
+        let descriptors: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
+        if let Err(error) = writer.send(&message, &descriptors).await {
+            return End::Pipe(error);
+        }
+    }
+    std::future::pending().await
+}
+
+/// Tells a worker the newest catalog, and each one that follows, as the steps from the one it was told before.
+async fn tell_catalogs(
+    mut catalogs: watch::Receiver<Arc<Catalog>>,
+    say: &mpsc::Sender<Word>,
+    ready: impl Future<Output = ()>,
+) -> End {
+    ready.await;
+    let mut told = Arc::new(Catalog::default());
+    loop {
+        let catalog = catalogs.borrow_and_update().clone();
+        let mut chunks = plan::cut(catalog.since(&told)).into_iter().peekable();
+        while let Some(changes) = chunks.next() {
+            let message = ToWorker::Apply {
+                generation: catalog.generation(),
+                changes,
+                complete: chunks.peek().is_none(),
+            };
+            let descriptor = None;
+            let _ = say
+                .send(Word {
+                    message,
+                    descriptor,
+                })
+                .await;
+        }
+        told = catalog;
+        if catalogs.changed().await.is_err() {
+            // Nobody follows the catalog any longer; what was told stays.
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Finds out whether a worker fell silent.
+async fn watch_over(
+    say: &mpsc::Sender<Word>,
+    ready: impl Future<Output = ()>,
+    heard: &AtomicBool,
+) -> End {
+    if timeout(limits::WORKER_START.default.duration(), ready)
+        .await
+        .is_err()
+    {
+        return End::NeverReady;
+    }
+    let mut ticks = interval(PING_EVERY);
+    // Counted in turns of our own, so that a supervisor that was itself held up blames nobody.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut silent_for = Duration::ZERO;
+    for number in 0.. {
+        ticks.tick().await;
+        if heard.swap(false, Ordering::Relaxed) {
+            silent_for = Duration::ZERO;
+        } else if silent_for >= limits::SILENCE.default.duration() {
+            return End::Silent;
+        } else {
+            silent_for += PING_EVERY;
+        }
+        // If the queue is full, there is enough to answer to.
+        let _ = say.try_send(Word {
+            message: ToWorker::Ping(number),
+            descriptor: None,
+        });
+    }
+    End::Silent
+}
+
+/// Waits until the platform stops, and lets the worker finish what is in flight.
+async fn drain(
+    listeners: &mut Vec<OwnedFd>,
+    mut stopping: watch::Receiver<Option<Millis>>,
+    say: &mpsc::Sender<Word>,
+) -> End {
+    let stopped = stopping.wait_for(Option::is_some).await;
+    let Ok(Some(grace)) = stopped.map(|grace| *grace) else {
+        return std::future::pending().await;
+    };
+    // A socket that anyone holds goes on taking connections that nobody would accept.
+    listeners.clear();
+    let _ = say
+        .send(Word {
+            message: ToWorker::Drain { grace },
+            descriptor: None,
+        })
+        .await;
+    sleep(grace.duration() + AFTER_GRACE).await;
+    End::NotDrained
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotStarted(error) => write!(f, "could not be started: {error}"),
+            Self::Ended(Some(status)) => write!(f, "ended ({status})"),
+            Self::Ended(None) => f.write_str("closed its pipe and was killed"),
+            Self::Pipe(error) => write!(f, "was killed: {error}"),
+            Self::NeverReady => write!(
+                f,
+                "was killed: it was not ready within {}",
+                limits::WORKER_START.default
+            ),
+            Self::Silent => write!(
+                f,
+                "was killed: it said nothing for {}",
+                limits::SILENCE.default
+            ),
+            Self::NotDrained => f.write_str("was killed: its requests did not finish in time"),
+        }
+    }
+}

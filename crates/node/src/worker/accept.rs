@@ -1,0 +1,70 @@
+//! Accepting: connections from the sockets that the supervisor owns, within bounds.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use super::connection;
+use super::serve::Worker;
+
+/// After an accept that failed for want of something: descriptors or memory come back as connections end.
+const WANT: Duration = Duration::from_millis(50);
+
+/// The worker's own descriptors of its listening sockets, and the tasks that accept from them. Dropping it stops
+/// accepting; what the kernel has queued waits for the next worker in this slot, for the supervisor keeps the socket.
+pub struct Listeners(Vec<JoinHandle<()>>);
+
+impl Listeners {
+    /// Accepts from each of `sockets`, at most `most` connections at once.
+    pub fn accept(worker: &Rc<Worker>, sockets: Vec<OwnedFd>, most: u64) -> io::Result<Self> {
+        let protocol = Rc::new(connection::protocol());
+        let mut listeners = Self(Vec::new());
+        for socket in sockets {
+            let socket = std::net::TcpListener::from(socket);
+            socket.set_nonblocking(true)?;
+            let socket = TcpListener::from_std(socket)?;
+            let accepting = accept(worker.clone(), protocol.clone(), socket, most);
+            listeners.0.push(tokio::task::spawn_local(accepting));
+        }
+        Ok(listeners)
+    }
+}
+
+impl Drop for Listeners {
+    fn drop(&mut self) {
+        for accepting in &self.0 {
+            accepting.abort();
+        }
+    }
+}
+
+async fn accept(worker: Rc<Worker>, protocol: Rc<http1::Builder>, socket: TcpListener, most: u64) {
+    loop {
+        worker.connections.fewer_than(most).await;
+        match socket.accept().await {
+            Ok((tcp, peer)) => {
+                // A socket that refuses this is one whose client has gone: the first read will say so.
+                let _ = tcp.set_nodelay(true);
+                let serving = connection::run(worker.clone(), protocol.clone(), tcp, peer);
+                tokio::task::spawn_local(serving);
+            }
+            Err(error) if is_the_clients(&error) => {}
+            Err(_) => tokio::time::sleep(WANT).await,
+        }
+    }
+}
+
+/// Whether an accept failed because its client gave up.
+fn is_the_clients(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::Interrupted
+    )
+}

@@ -1,0 +1,334 @@
+//! Outcome → response: the only place of error pages and codes; and the last look at a guest's own head.
+
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::header::{
+    CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER,
+};
+use http::{HeaderMap, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use model::Outcome;
+use runtime::{ReplyBody, Truncated};
+
+use super::connection::Link;
+use super::exchange::Exchange;
+use super::request_id::RequestId;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("midge-request-id");
+const ERROR: HeaderName = HeaderName::from_static("midge-error");
+
+/// A reply's body: the guest's, or a line of the platform's.
+pub struct Reply {
+    content: Content,
+    link: Rc<Link>,
+    exchange: Option<Arc<Exchange>>,
+    bytes: u64,
+}
+
+enum Content {
+    Line(Option<&'static str>),
+    Guest {
+        body: ReplyBody,
+        /// Whether the head says how long it is; then the body's own idea must not count beside it.
+        sized: bool,
+    },
+}
+
+/// Hands on a guest's reply, cleaned; or, if it is none that HTTP knows, refuses in its stead.
+pub fn pass(
+    response: Response<ReplyBody>,
+    exchange: Arc<Exchange>,
+    link: Rc<Link>,
+) -> Response<Reply> {
+    let (mut parts, body) = response.into_parts();
+    let Some(sized) = check(parts.status, &mut parts.headers) else {
+        drop(body);
+        return refuse(Outcome::BadResponse, exchange.id, Some(exchange), link);
+    };
+    remove_what_ends_here(&mut parts.headers);
+    parts.headers.insert(REQUEST_ID, id_value(&exchange.id));
+    exchange.replied(parts.status.as_u16());
+    link.replying();
+    let reply = Reply {
+        content: Content::Guest { body, sized },
+        link,
+        exchange: Some(exchange),
+        bytes: 0,
+    };
+    Response::from_parts(parts, reply)
+}
+
+/// The platform's own reply: a status, a code and a line, the same for everyone.
+pub fn refuse(
+    outcome: Outcome,
+    id: RequestId,
+    exchange: Option<Arc<Exchange>>,
+    link: Rc<Link>,
+) -> Response<Reply> {
+    if let Some(exchange) = &exchange {
+        exchange.refused(outcome);
+        exchange.replied(outcome.status());
+    }
+    link.replying();
+    let reply = Reply {
+        content: Content::Line(Some(line(outcome))),
+        link,
+        exchange,
+        bytes: 0,
+    };
+    let mut response = Response::new(reply);
+    *response.status_mut() =
+        StatusCode::from_u16(outcome.status()).expect("every outcome's status is a status");
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(ERROR, HeaderValue::from_static(outcome.code()));
+    headers.insert(REQUEST_ID, id_value(&id));
+    if outcome == Outcome::Overloaded {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    if ends_connection(outcome) {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// Whether what follows on the connection cannot be trusted to be a request.
+fn ends_connection(outcome: Outcome) -> bool {
+    match outcome {
+        Outcome::BadRequest
+        | Outcome::RequestTimeout
+        | Outcome::TargetTooLong
+        | Outcome::ExpectationFailed
+        | Outcome::HeadersTooLarge
+        | Outcome::ClientGone => true,
+        Outcome::Ok
+        | Outcome::NotFound
+        | Outcome::Trap
+        | Outcome::NoResponse
+        | Outcome::BadResponse
+        | Outcome::CpuLimit
+        | Outcome::MemoryLimit
+        | Outcome::WallLimit
+        | Outcome::Overloaded
+        | Outcome::Unavailable
+        | Outcome::Internal => false,
+    }
+}
+
+/// What the client reads. Nothing of the app, its version or its failure.
+fn line(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Ok => "ok\n",
+        Outcome::BadRequest => "the request breaks a rule of HTTP\n",
+        Outcome::NotFound => "nothing answers at this address\n",
+        Outcome::RequestTimeout => "the request took too long to arrive\n",
+        Outcome::TargetTooLong => "the address is too long\n",
+        Outcome::ExpectationFailed => "the only expectation known here is `100-continue`\n",
+        Outcome::HeadersTooLarge => "the request's headers are too large\n",
+        Outcome::ClientGone => "the request ended before its end\n",
+        Outcome::Trap
+        | Outcome::NoResponse
+        | Outcome::BadResponse
+        | Outcome::CpuLimit
+        | Outcome::MemoryLimit
+        | Outcome::WallLimit => "the app failed\n",
+        Outcome::Overloaded => "too many requests at once; retry in a moment\n",
+        Outcome::Unavailable => "the app is not available\n",
+        Outcome::Internal => "the platform failed\n",
+    }
+}
+
+/// None if this head is no reply's; else whether it says how long the body is.
+fn check(status: StatusCode, headers: &mut HeaderMap) -> Option<bool> {
+    if status.is_informational() {
+        return None;
+    }
+    let mut lengths = headers.get_all(CONTENT_LENGTH).into_iter();
+    match (lengths.next(), lengths.next()) {
+        (None, _) => return Some(false),
+        (Some(length), None) if is_length(length.as_bytes()) => {}
+        _ => return None,
+    }
+    // RFC 9110 §8.6: not with a 204.
+    if status == StatusCode::NO_CONTENT {
+        headers.remove(CONTENT_LENGTH);
+        return Some(false);
+    }
+    Some(true)
+}
+
+fn is_length(text: &[u8]) -> bool {
+    // One digit fewer than the largest number that fits.
+    (1..=19).contains(&text.len()) && text.iter().all(u8::is_ascii_digit)
+}
+
+/// Connections are ours, and so are headers that begin with `midge-`.
+fn remove_what_ends_here(headers: &mut HeaderMap) {
+    let ours = |name: &&HeaderName| {
+        let name = name.as_str();
+        matches!(
+            name,
+            "connection" | "keep-alive" | "te" | "transfer-encoding" | "upgrade"
+        ) || name.starts_with("proxy-")
+            || name.starts_with("midge-")
+    };
+    let gone: Vec<HeaderName> = headers.keys().filter(ours).cloned().collect();
+    for name in gone {
+        headers.remove(name);
+    }
+}
+
+fn id_value(id: &RequestId) -> HeaderValue {
+    HeaderValue::from_bytes(id.as_bytes()).expect("an id is ASCII letters and digits")
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = Truncated;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Truncated>>> {
+        let this = &mut *self;
+        match &mut this.content {
+            Content::Line(line) => Poll::Ready(
+                line.take()
+                    .map(|line| Ok(Frame::data(Bytes::from_static(line.as_bytes())))),
+            ),
+            Content::Guest { body, .. } => {
+                this.link.wants_body();
+                let frame = ready!(Pin::new(body).poll_frame(context));
+                match &frame {
+                    Some(Ok(frame)) => {
+                        this.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                        this.link.has_body();
+                    }
+                    Some(Err(Truncated(outcome))) => {
+                        if let Some(exchange) = &this.exchange {
+                            exchange.refused(*outcome);
+                        }
+                    }
+                    None => {}
+                }
+                Poll::Ready(frame)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.content {
+            Content::Line(line) => line.is_none(),
+            Content::Guest { body, .. } => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.content {
+            Content::Line(line) => SizeHint::with_exact(line.map_or(0, str::len) as u64),
+            // hyper would write the head's length and count by the body's.
+            Content::Guest { sized: true, .. } => SizeHint::default(),
+            Content::Guest { body, .. } => body.size_hint(),
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if let Some(exchange) = &self.exchange {
+            exchange.sent(self.bytes);
+        }
+        self.link.replied();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let pairs = lines.iter().map(|(name, value)| {
+            (
+                HeaderName::from_static(name),
+                HeaderValue::from_static(value),
+            )
+        });
+        pairs.collect()
+    }
+
+    #[test]
+    fn a_head_that_could_be_framed_in_two_ways_is_no_reply() {
+        let check =
+            |status: u16, lines: &[(&'static str, &'static str)], expected: Option<bool>| {
+                let mut map = HeaderMap::new();
+                for (name, value) in lines {
+                    map.append(*name, HeaderValue::from_static(value));
+                }
+                let found = super::check(StatusCode::from_u16(status).unwrap(), &mut map);
+                assert_eq!(found, expected, "{status} {lines:?}");
+                if found == Some(false) {
+                    assert!(!map.contains_key(CONTENT_LENGTH));
+                }
+            };
+        check(200, &[], Some(false));
+        check(200, &[("content-length", "5")], Some(true));
+        check(304, &[("content-length", "5")], Some(true));
+        check(204, &[("content-length", "5")], Some(false));
+        check(
+            200,
+            &[("content-length", "5"), ("content-length", "5")],
+            None,
+        );
+        for odd in [
+            "",
+            "+5",
+            "-1",
+            "5,5",
+            "0x5",
+            " 5",
+            "5.0",
+            "99999999999999999999",
+        ] {
+            check(200, &[("content-length", odd)], None);
+        }
+        check(100, &[], None);
+        check(101, &[("upgrade", "websocket")], None);
+        check(199, &[], None);
+        check(999, &[], Some(false));
+    }
+
+    #[test]
+    fn a_guest_says_nothing_of_connections_or_in_our_name() {
+        let mut map = headers(&[
+            ("connection", "close"),
+            ("keep-alive", "timeout=1"),
+            ("proxy-authenticate", "x"),
+            ("te", "trailers"),
+            ("transfer-encoding", "gzip"),
+            ("upgrade", "h2c"),
+            ("midge-error", "ok"),
+            ("midge-request-id", "1"),
+            ("trailer", "checksum"),
+            ("content-type", "text/html"),
+            ("set-cookie", "a=b"),
+        ]);
+        remove_what_ends_here(&mut map);
+        let mut left: Vec<_> = map.keys().map(HeaderName::as_str).collect();
+        left.sort();
+        assert_eq!(left, ["content-type", "set-cookie", "trailer"]);
+    }
+
+    #[test]
+    fn every_outcome_has_a_line_of_its_own_kind() {
+        for outcome in Outcome::ALL {
+            let text = line(*outcome);
+            assert!(text.ends_with('\n') && text.is_ascii() && text.len() < 80);
+            assert!(StatusCode::from_u16(outcome.status()).is_ok());
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! One request, from its head to its reply: gate, route, slot, code, run. Each step that refuses has an outcome.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::header::HeaderValue;
+use http::request::Parts;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use model::Outcome;
+use model::pipe::ToSupervisor;
+use runtime::{Code, Engine, Facts, Invocation, Pool, ReplyBody};
+
+use super::connection::{Connections, Link};
+use super::exchange::{Beginning, Exchange};
+use super::gate::{self, Forwarded};
+use super::outbox::Outbox;
+use super::report::{Report, now_ms};
+use super::request_id::RequestIds;
+use super::residents::Residents;
+use super::respond::{Reply, pass, refuse};
+use super::table::{Table, canonical_host};
+use super::upload;
+
+/// What every request of this worker shares.
+pub struct Worker {
+    pub engine: Engine,
+    pub pool: Pool,
+    pub forwarded: Forwarded,
+    pub table: RefCell<Table>,
+    pub residents: Residents<Code>,
+    pub connections: Rc<Connections>,
+    pub report: Arc<Report>,
+    pub request_ids: RequestIds,
+    pub outbox: Outbox,
+}
+
+/// Answers one request.
+///
+/// hyper drops the future if the client goes away, which ends the invocation.
+pub async fn serve(
+    worker: Rc<Worker>,
+    link: Rc<Link>,
+    request: Request<Incoming>,
+) -> Response<Reply> {
+    let began = Instant::now();
+    link.serving();
+    let id = worker.request_ids.next(now_ms());
+    let (mut parts, incoming) = request.into_parts();
+    let admitted = gate::admit(&mut parts, worker.forwarded);
+    let found = admitted.and_then(|authority| {
+        let host = canonical_host(text(&authority));
+        let app = worker.table.borrow().find(&host, parts.uri.path());
+        Ok((app.ok_or(Outcome::NotFound)?, authority))
+    });
+    let (app, authority) = match found {
+        Ok(found) => found,
+        Err(outcome) => {
+            worker.report.unrouted(outcome);
+            return refuse(outcome, id, None, link);
+        }
+    };
+    let beginning = Beginning {
+        id,
+        app,
+        method: &parts.method,
+        uri: &parts.uri,
+        authority: &authority,
+        client: &link.client.text,
+        began,
+    };
+    let exchange = Arc::new(Exchange::begin(&worker.report, beginning));
+    match invoke(&worker, &link, &exchange, authority, parts, incoming).await {
+        Ok(response) => pass(response, exchange, link),
+        Err(outcome) => refuse(outcome, id, Some(exchange), link),
+    }
+}
+
+/// Has the app answer.
+async fn invoke(
+    worker: &Worker,
+    link: &Link,
+    exchange: &Arc<Exchange>,
+    authority: HeaderValue,
+    mut parts: Parts,
+    incoming: Incoming,
+) -> Result<Response<ReplyBody>, Outcome> {
+    let entry = &exchange.app.entry;
+    let slot = worker.pool.acquire(&entry.id.tenant).await;
+    let slot = slot.map_err(|_| Outcome::Overloaded)?;
+    let code = code(worker, exchange).await?;
+    let scheme = link
+        .client
+        .sign(&mut parts.headers, &authority, worker.forwarded);
+    // What hyper left there is of the connection, not of the request.
+    parts.extensions.clear();
+    let invocation = Invocation {
+        entry: entry.clone(),
+        code,
+        request: Request::from_parts(parts, upload::body(incoming)),
+        facts: Facts {
+            request_id: exchange.id.as_str().to_owned(),
+            scheme,
+            authority: text(&authority).to_owned(),
+            client: link.peer,
+            server: link.server,
+        },
+        observer: exchange.clone(),
+        slot,
+    };
+    runtime::run(&worker.engine, invocation).await
+}
+
+/// The app's code, loaded if it must be.
+async fn code(worker: &Worker, exchange: &Exchange) -> Result<Arc<Code>, Outcome> {
+    let entry = &exchange.app.entry;
+    let key = (entry.wasm, entry.kind);
+    let second = worker.connections.second();
+    if let Some(code) = worker.residents.find(&key, second) {
+        return Ok(code);
+    }
+    exchange.cold();
+    let ask = || {
+        worker.outbox.put(ToSupervisor::WantNative {
+            wasm: entry.wasm,
+            setting: entry.kind.setting(),
+        });
+    };
+    let loaded = worker.residents.load(key, second, ask).await;
+    loaded.map_err(|missing| {
+        exchange.explain(&format!(
+            "`{}` version {} cannot run: {missing}",
+            entry.id.app, entry.version
+        ));
+        missing.outcome()
+    })
+}
+
+fn text(authority: &HeaderValue) -> &str {
+    authority
+        .to_str()
+        .expect("the gate lets only ASCII through")
+}

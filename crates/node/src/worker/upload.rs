@@ -1,0 +1,91 @@
+//! A request's body on its way to the guest, with a deadline on each piece that the client owes.
+
+use std::error::Error;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use model::limits;
+use runtime::{BodyError, RequestBody};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::gate;
+
+/// The body as the runtime takes it.
+pub fn body(incoming: Incoming) -> RequestBody {
+    if incoming.is_end_stream() {
+        return None;
+    }
+    Some(Box::pin(Upload {
+        incoming,
+        deadline: None,
+        waiting: false,
+    }))
+}
+
+struct Upload {
+    incoming: Incoming,
+    /// Made when a piece is first waited for: most bodies are there already.
+    deadline: Option<Pin<Box<Sleep>>>,
+    waiting: bool,
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(context) {
+            this.waiting = false;
+            return Poll::Ready(frame.map(|frame| frame.map(clean).map_err(|e| judge(&e))));
+        }
+        let due = || Instant::now() + limits::BODY_WAIT.default.duration();
+        let deadline = match &mut this.deadline {
+            Some(deadline) => {
+                if !this.waiting {
+                    deadline.as_mut().reset(due());
+                }
+                deadline
+            }
+            None => this.deadline.insert(Box::pin(sleep_until(due()))),
+        };
+        this.waiting = true;
+        deadline
+            .as_mut()
+            .poll(context)
+            .map(|()| Some(Err(BodyError::Timeout)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+/// Trailers that would change what the head has said are not handed on.
+fn clean(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        gate::clean_trailers(trailers);
+    }
+    frame
+}
+
+fn judge(error: &hyper::Error) -> BodyError {
+    let cause = error
+        .source()
+        .and_then(|cause| cause.downcast_ref::<io::Error>());
+    match cause.map(io::Error::kind) {
+        Some(io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) => BodyError::Malformed,
+        _ => BodyError::ClientGone,
+    }
+}

@@ -1,1 +1,133 @@
-//! The interfaces Midge knows.
+//! Every interface a guest may import, and how Midge stands to it. What is not here is refused by name at deploy.
+
+/// How Midge stands to an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Lent to every guest.
+    Free,
+    /// Known and denied: its calls fail with its own access-denied error. The line of a manifest's `[grant]` that is
+    /// kept for it.
+    Denied(&'static str),
+}
+
+/// Which versions of an interface are the same to a guest.
+enum Versions {
+    /// Every stable 0.2: versions without a pre-release part are matched by semver track.
+    Stable02,
+    /// These and no others: a pre-release is matched to the letter.
+    Exactly(&'static [&'static str]),
+}
+
+use Standing::{Denied, Free};
+use Versions::{Exactly, Stable02};
+
+const HTTP: Standing = Denied(r#"http = ["https://api.example.com"]"#);
+const TCP: Standing = Denied(r#"tcp = ["db.example.com:5432"]"#);
+
+/// What command modules import their functions from.
+pub const PREVIEW1: &str = "wasi_snapshot_preview1";
+
+const INTERFACES: &[(&str, Versions, Standing)] = &[
+    ("wasi:cli/environment", Stable02, Free),
+    ("wasi:cli/exit", Stable02, Free),
+    ("wasi:cli/stderr", Stable02, Free),
+    ("wasi:cli/stdin", Stable02, Free),
+    ("wasi:cli/stdout", Stable02, Free),
+    ("wasi:cli/terminal-input", Stable02, Free),
+    ("wasi:cli/terminal-output", Stable02, Free),
+    ("wasi:cli/terminal-stderr", Stable02, Free),
+    ("wasi:cli/terminal-stdin", Stable02, Free),
+    ("wasi:cli/terminal-stdout", Stable02, Free),
+    ("wasi:clocks/monotonic-clock", Stable02, Free),
+    ("wasi:clocks/wall-clock", Stable02, Free),
+    (
+        "wasi:config/store",
+        Exactly(&["0.2.0-draft", "0.2.0-draft-2024-09-27", "0.2.0-rc.1"]),
+        Free,
+    ),
+    ("wasi:filesystem/preopens", Stable02, Free),
+    ("wasi:filesystem/types", Stable02, Free),
+    ("wasi:http/outgoing-handler", Stable02, HTTP),
+    ("wasi:http/types", Stable02, Free),
+    ("wasi:io/error", Stable02, Free),
+    ("wasi:io/poll", Stable02, Free),
+    ("wasi:io/streams", Stable02, Free),
+    ("wasi:random/insecure", Stable02, Free),
+    ("wasi:random/insecure-seed", Stable02, Free),
+    ("wasi:random/random", Stable02, Free),
+    ("wasi:sockets/instance-network", Stable02, TCP),
+    ("wasi:sockets/ip-name-lookup", Stable02, TCP),
+    ("wasi:sockets/network", Stable02, TCP),
+    ("wasi:sockets/tcp", Stable02, TCP),
+    ("wasi:sockets/tcp-create-socket", Stable02, TCP),
+    ("wasi:sockets/udp", Stable02, TCP),
+    ("wasi:sockets/udp-create-socket", Stable02, TCP),
+];
+
+/// How Midge stands to the interface that a guest calls `name`, such as `wasi:http/types@0.2.6`; none if it does not
+/// know it in that version.
+pub fn find(name: &str) -> Option<Standing> {
+    if name == PREVIEW1 {
+        return Some(Free);
+    }
+    let (interface, version) = name.split_once('@')?;
+    let (_, versions, standing) = INTERFACES.iter().find(|(known, ..)| *known == interface)?;
+    versions.include(version).then_some(*standing)
+}
+
+/// The versions of `interface` that Midge knows, in words; none if it knows none.
+pub fn known_versions(interface: &str) -> Option<String> {
+    let (_, versions, _) = INTERFACES.iter().find(|(known, ..)| *known == interface)?;
+    Some(match versions {
+        Stable02 => "0.2".into(),
+        Exactly(versions) => versions.join(", "),
+    })
+}
+
+/// Whether `version` is a stable 0.2.
+pub fn is_stable_02(version: &str) -> bool {
+    let patch = version.strip_prefix("0.2.");
+    patch.is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|b| b.is_ascii_digit()))
+}
+
+impl Versions {
+    fn include(&self, version: &str) -> bool {
+        match self {
+            Stable02 => is_stable_02(version),
+            Exactly(versions) => versions.contains(&version),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_is_known_by_its_name_and_version_track() {
+        let check = |name: &str, expected: Option<Standing>| {
+            assert_eq!(find(name), expected, "{name}");
+        };
+        check("wasi:http/types@0.2.0", Some(Free));
+        check("wasi:http/types@0.2.12", Some(Free));
+        check("wasi:http/types@0.2.999", Some(Free));
+        check("wasi:http/types@0.3.0", None);
+        check("wasi:http/types@0.2.0-rc-2023-11-10", None);
+        check("wasi:http/types@0.2.", None);
+        check("wasi:http/types", None);
+        check("wasi:http/outgoing-handler@0.2.6", Some(HTTP));
+        check("wasi:sockets/udp@0.2.3", Some(TCP));
+        check("wasi:config/store@0.2.0-rc.1", Some(Free));
+        check("wasi:config/store@0.2.0-rc.2", None);
+        check("wasi:config/store@0.2.0", None);
+        check("fermyon:spin/key-value@2.0.0", None);
+        check("wasi_snapshot_preview1", Some(Free));
+        check("wasi_unstable", None);
+        check("", None);
+    }
+
+    #[test]
+    fn the_table_is_sorted_and_names_nothing_twice() {
+        assert!(INTERFACES.is_sorted_by(|a, b| a.0 < b.0));
+    }
+}

@@ -1,1 +1,29 @@
-//! control
+//! The control plane: who may do what, which version serves, and the records of it. It orders compiles and publishes
+//! catalogs; it cannot run a guest, and it does not know its nodes but through `distribution`.
+
+mod api;
+mod auth;
+mod backup;
+mod catalog;
+mod collect;
+mod compile;
+mod control;
+mod deploy;
+mod failures;
+mod keys;
+mod live;
+mod natives;
+mod pins;
+mod records;
+mod restore;
+mod rollout;
+mod routes;
+mod tokens;
+mod versions;
+
+pub use backup::{Backup, BackupError};
+pub use catalog::CatalogError;
+pub use control::{AdminTokenError, Clock, Control, ControlSettings, OpenError, PublicUrl};
+pub use keys::{KeyError, PublicKeys};
+pub use records::{RecordsError, SCHEMA};
+pub use restore::{RestoreError, restore};

@@ -15,6 +15,7 @@
 
 pub mod api;
 mod artifact;
+mod backup;
 mod catalog;
 mod deployment;
 pub mod limits;
@@ -32,12 +33,13 @@ pub use artifact::{
     ArtifactKey, ArtifactKeyError, BuildKey, CpuClass, Digest, DigestError, EngineSetting, Hasher,
     NativeHeader,
 };
+pub use backup::{BackupFile, BackupManifest};
 pub use catalog::{Catalog, CatalogError, CatalogHead, Change, Delta, Entry, Generation};
 pub use deployment::{Deployment, DeploymentCause, Revision};
 pub use limits::AppLimits;
 pub use log::{LogRecord, LogStream, RequestRecord};
 pub use manifest::{Grants, Manifest, ManifestError, RouteClaim};
-pub use name::{AppId, AppName, NameError, TenantName};
+pub use name::{AppId, AppName, MAX_NAME_BYTES, NameError, TenantName};
 pub use outcome::{Fault, Outcome, Usage};
 pub use route::{Host, PathPrefix, Route, RouteError};
 pub use signature::{PublicKey, Purpose, SecretKey, SignatureError, Signed};

@@ -143,6 +143,8 @@ limits! {
     API_BODY: Size = fixed("api-body", Size::mib(1), "bytes of an API request's body, uploads apart");
     API_WAIT: Millis = fixed("api-wait", Millis::secs(30), "how long a deployment waits for the nodes to say it is live");
     API_CONNECTIONS: u64 = fixed("api-connections", 1_000, "client connections the API holds; more wait to be accepted");
+    API_CHANGES: u64 = fixed("api-changes", 2_000, "changes under way at once, those whose client has gone included");
+    MISSING: u64 = fixed("missing", 1_000, "digests of one question which artifacts must be uploaded");
     API_DEPTH: u64 = fixed("api-depth", 64, "depth of nested JSON in an API request");
     RECORDS_QUEUE: u64 = fixed("records-queue", 1_024, "questions and changes that wait for the records");
     RECORDS_WAIT: Millis = fixed("records-wait", Millis::secs(10), "how long a question or change waits for a place in that queue");

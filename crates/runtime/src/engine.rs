@@ -72,7 +72,9 @@ impl Engine {
 }
 
 /// Everything a component may import. What no grant covers is here too, and denies.
-fn link_components(wasm: &wasmtime::Engine) -> wasmtime::Result<component::Linker<Context>> {
+pub(crate) fn link_components(
+    wasm: &wasmtime::Engine,
+) -> wasmtime::Result<component::Linker<Context>> {
     let mut linker = component::Linker::new(wasm);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     // The same streams again, over the table alone: through `WasiView` each call would first make a `WasiCtx`.
@@ -85,7 +87,7 @@ fn link_components(wasm: &wasmtime::Engine) -> wasmtime::Result<component::Linke
 }
 
 /// Everything a command module may import.
-fn link_modules(wasm: &wasmtime::Engine) -> wasmtime::Result<wasmtime::Linker<Context>> {
+pub(crate) fn link_modules(wasm: &wasmtime::Engine) -> wasmtime::Result<wasmtime::Linker<Context>> {
     let mut linker = wasmtime::Linker::new(wasm);
     wasmtime_wasi::p1::add_to_linker_async(&mut linker, |context: &mut Context| {
         context
@@ -94,6 +96,11 @@ fn link_modules(wasm: &wasmtime::Engine) -> wasmtime::Result<wasmtime::Linker<Co
             .expect("a command module's store is made with it")
     })?;
     Ok(linker)
+}
+
+/// Whether the kernel tells which pages an instance wrote to, so that only those are reset.
+pub fn pagemap_scan_available() -> bool {
+    PoolingAllocationConfig::is_pagemap_scan_available()
 }
 
 /// What native code is built by and for on this machine.
@@ -124,25 +131,24 @@ fn running(setting: EngineSetting, pool: PoolSettings) -> Result<wasmtime::Engin
     wasmtime::Engine::new(&config).map_err(EngineError)
 }
 
+/// The features of Wasm that guests may use; every other one is off, and refused by name at deploy.
+pub(crate) fn features(setting: EngineSetting) -> WasmFeatures {
+    match setting {
+        EngineSetting::A => WasmFeatures::WASM2
+            .difference(WasmFeatures::GC_TYPES)
+            .union(WasmFeatures::TAIL_CALL)
+            .union(WasmFeatures::EXTENDED_CONST)
+            .union(WasmFeatures::RELAXED_SIMD)
+            .union(WasmFeatures::COMPONENT_MODEL),
+    }
+}
+
 /// What native code depends on.
 fn config(setting: EngineSetting) -> Config {
     let mut config = Config::new();
-    match setting {
-        EngineSetting::A => {}
-    }
-    for feature in [
-        WasmFeatures::THREADS,
-        WasmFeatures::SHARED_EVERYTHING_THREADS,
-        WasmFeatures::MEMORY64,
-        WasmFeatures::MULTI_MEMORY,
-        WasmFeatures::FUNCTION_REFERENCES,
-        WasmFeatures::GC,
-        WasmFeatures::EXCEPTIONS,
-        WasmFeatures::STACK_SWITCHING,
-        WasmFeatures::CUSTOM_PAGE_SIZES,
-    ] {
-        config.wasm_features(feature, false);
-    }
+    config
+        .wasm_features(WasmFeatures::all(), false)
+        .wasm_features(features(setting), true);
     config
         .relaxed_simd_deterministic(true)
         .epoch_interruption(true)
@@ -217,7 +223,7 @@ fn pooling(settings: PoolSettings) -> PoolingAllocationConfig {
     let mut pooling = PoolingAllocationConfig::new();
     pooling
         // Reset only the pages a guest wrote to: no change of mappings, so no TLB shootdown.
-        .pagemap_scan(if PoolingAllocationConfig::is_pagemap_scan_available() {
+        .pagemap_scan(if pagemap_scan_available() {
             Enabled::Yes
         } else {
             Enabled::No
@@ -234,7 +240,7 @@ fn pooling(settings: PoolSettings) -> PoolingAllocationConfig {
         .total_core_instances(total.saturating_mul(4))
         .total_component_instances(total)
         .max_component_instance_size(1 << 20)
-        .max_core_instance_size(1 << 20)
+        .max_core_instance_size(2 * limits::WASM_INSTANCE.default.as_usize())
         .max_core_instances_per_component(small(limits::CORE_INSTANCES.default))
         .max_memories_per_component(small(limits::MEMORIES.default))
         .max_tables_per_component(small(limits::TABLES.default))

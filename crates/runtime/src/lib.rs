@@ -13,7 +13,7 @@ mod ticker;
 mod vitals;
 
 pub use code::{Code, LoadError};
-pub use engine::{Engine, EngineError, PoolSettings, build_key};
+pub use engine::{Engine, EngineError, PoolSettings, build_key, pagemap_scan_available};
 pub use pool::{Overloaded, Pool, Slot};
 pub use run::{
     BodyError, Ended, Facts, Invocation, Observer, ReplyBody, RequestBody, Truncated, run,

@@ -1,0 +1,130 @@
+//! Tenants and apps: lists, one, and its end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use model::api::{AppSummary, Live, Verb};
+use model::{AppId, Route, TenantName, VersionNumber};
+
+use super::problem::Refused;
+use super::request::Place;
+use crate::auth::{Caller, Reach};
+use crate::control::Platform;
+use crate::deploy::DeployError;
+use crate::records::apps::App;
+use crate::records::{RecordsError, apps, deployments};
+use crate::rollout;
+use crate::versions::VersionError;
+
+type Control = State<Arc<Platform>>;
+
+/// `GET /v1/tenants`: those within the caller's scope.
+pub(super) async fn tenants(
+    State(platform): Control,
+    caller: Caller,
+) -> Result<Json<Vec<TenantName>>, Refused> {
+    let mut all = platform.records.read(|c| apps::tenants(c)).await?;
+    all.retain(|tenant| caller.check(Verb::Read, Reach::Within(tenant)).is_ok());
+    Ok(Json(all))
+}
+
+/// `GET /v1/tenants/{tenant}/apps`: those within the caller's scope.
+pub(super) async fn list(
+    State(platform): Control,
+    caller: Caller,
+    place: Place,
+) -> Result<Json<Vec<AppSummary>>, Refused> {
+    let tenant = place.tenant()?;
+    caller.check(Verb::Read, Reach::Within(&tenant))?;
+    check_tenant(&platform, &tenant).await?;
+    let (all, mut routes, deployed) = platform
+        .records
+        .read(move |c| {
+            let tenant = Some(&tenant);
+            Ok::<_, RecordsError>((
+                apps::list(c, tenant)?,
+                apps::routes(c, tenant)?,
+                deployments::newest(c, tenant)?,
+            ))
+        })
+        .await?;
+    let seen = all
+        .into_iter()
+        .filter(|app| caller.check(Verb::Read, Reach::App(&app.id)).is_ok());
+    let summaries = seen.map(|app| {
+        let routes = routes.remove(&app.id).unwrap_or_default();
+        summary(&platform, app, &routes, &deployed)
+    });
+    Ok(Json(summaries.collect()))
+}
+
+/// `GET /v1/tenants/{tenant}/apps/{app}`
+pub(super) async fn one(
+    State(platform): Control,
+    caller: Caller,
+    place: Place,
+) -> Result<Json<AppSummary>, Refused> {
+    let id = place.app()?;
+    caller.check(Verb::Read, Reach::App(&id))?;
+    let found = platform
+        .records
+        .read(move |c| {
+            let app = apps::find(c, &id)?.ok_or_else(|| DeployError::NoApp(id.clone()))?;
+            let routes = apps::routes_of(c, &id)?;
+            let deployment = deployments::find(c, &id, app.present())?;
+            let deployed = deployment.map(|deployment| (id, deployment.at_ms));
+            Ok::<_, DeployError>((app, routes, deployed.into_iter().collect()))
+        })
+        .await?;
+    let (app, routes, deployed) = found;
+    Ok(Json(summary(&platform, app, &routes, &deployed)))
+}
+
+/// `DELETE /v1/tenants/{tenant}/apps/{app}`
+pub(super) async fn delete(
+    State(platform): Control,
+    caller: Caller,
+    place: Place,
+) -> Result<Json<Live>, Refused> {
+    let id = place.app()?;
+    caller.check(Verb::Admin, Reach::App(&id))?;
+    Ok(Json(rollout::delete(&platform, &caller, id).await?))
+}
+
+/// Whether there is such a tenant.
+pub(super) async fn check_tenant(
+    platform: &Platform,
+    tenant: &TenantName,
+) -> Result<(), VersionError> {
+    let asked = tenant.clone();
+    let exists = platform
+        .records
+        .read(move |c| apps::tenant_exists(c, &asked))
+        .await?;
+    if exists {
+        Ok(())
+    } else {
+        Err(VersionError::NoTenant(tenant.clone()))
+    }
+}
+
+fn summary(
+    platform: &Platform,
+    app: App,
+    routes: &[Route],
+    deployed: &BTreeMap<AppId, u64>,
+) -> AppSummary {
+    AppSummary {
+        urls: platform.urls(routes),
+        version: app.version,
+        revision: app.present(),
+        deployed_ms: app
+            .version
+            .and_then(|_: VersionNumber| deployed.get(&app.id).copied()),
+        latest: app.latest,
+        tenant: app.id.tenant,
+        app: app.id.app,
+    }
+}

@@ -1,0 +1,127 @@
+//! The control API, version 1: every operation with its path, and the layers before them.
+//!
+//! Handlers read what was asked, check that the caller may, call one function of the control plane and write its
+//! answer. `openapi.json` describes all of it; a test holds the two together.
+
+mod apps;
+mod artifacts;
+mod change;
+mod deployments;
+mod gate;
+mod logs;
+mod platform;
+mod problem;
+mod request;
+mod server;
+mod tokens;
+mod versions;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{MethodRouter, delete, get, post, put};
+
+use crate::control::Platform;
+pub(crate) use change::Pending;
+use problem::Refused;
+pub(crate) use server::serve;
+
+/// An operation: its method and path, as `openapi.json` has them, and what answers it.
+type Operation = (&'static str, &'static str, MethodRouter<Arc<Platform>>);
+
+const TENANT: &str = "/v1/tenants/{tenant}";
+
+/// Every operation of the API.
+fn operations(platform: &Arc<Platform>) -> Vec<Operation> {
+    let known = || from_fn_with_state(platform.clone(), gate::known);
+    let small = || from_fn_with_state(platform.clone(), change::small);
+    let upload = || from_fn_with_state(platform.clone(), change::upload);
+    // The layer that is added last is met first.
+    let ask = |handler: MethodRouter<Arc<Platform>>| {
+        handler.layer(known()).layer(from_fn(gate::small_body))
+    };
+    let change = |handler: MethodRouter<Arc<Platform>>| ask(handler.layer(small()));
+    let artifact = put(artifacts::upload).layer(upload()).layer(known());
+
+    vec![
+        ("get", "/healthz", get(platform::healthy)),
+        ("get", "/readyz", get(platform::ready)),
+        ("get", "/metrics", get(platform::metrics)),
+        ("get", "/v1/openapi.json", get(platform::openapi)),
+        ("get", "/v1/status", ask(get(platform::status))),
+        ("post", "/v1/backup", ask(post(platform::backup))),
+        ("get", "/v1/tokens", ask(get(tokens::list))),
+        ("post", "/v1/tokens", change(post(tokens::create))),
+        ("delete", "/v1/tokens/{id}", change(delete(tokens::revoke))),
+        ("get", "/v1/tenants", ask(get(apps::tenants))),
+        ("post", "/artifacts/missing", ask(post(artifacts::missing))),
+        ("put", "/artifacts/{digest}", artifact),
+        ("get", "/apps", ask(get(apps::list))),
+        ("get", "/apps/{app}", ask(get(apps::one))),
+        ("delete", "/apps/{app}", change(delete(apps::delete))),
+        ("get", "/apps/{app}/versions", ask(get(versions::list))),
+        (
+            "post",
+            "/apps/{app}/versions",
+            change(post(versions::create)),
+        ),
+        (
+            "get",
+            "/apps/{app}/versions/{number}",
+            ask(get(versions::one)),
+        ),
+        (
+            "get",
+            "/apps/{app}/deployments",
+            ask(get(deployments::list)),
+        ),
+        (
+            "post",
+            "/apps/{app}/deployments",
+            change(post(deployments::create)),
+        ),
+        ("get", "/apps/{app}/deployment", ask(get(deployments::now))),
+        ("get", "/apps/{app}/logs", ask(get(logs::tail))),
+    ]
+}
+
+/// Where an operation answers: those of a tenant lie below it.
+fn full_path(path: &str) -> String {
+    if path.starts_with("/apps") || path.starts_with("/artifacts") {
+        format!("{TENANT}{path}")
+    } else {
+        path.to_owned()
+    }
+}
+
+/// The whole API.
+pub(crate) fn router(platform: Arc<Platform>) -> Router {
+    let mut router = Router::new();
+    for (_, path, handler) in operations(&platform) {
+        router = router.route(&full_path(path), handler);
+    }
+    router
+        .fallback(nothing)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(platform.clone(), gate::tell))
+        .with_state(platform)
+}
+
+async fn nothing() -> Refused {
+    let detail = "the API has no such address; `/v1/openapi.json` lists those it has";
+    Refused::new(404, "not-found", "there is nothing here", detail)
+}
+
+async fn wrong_method() -> Refused {
+    let detail = "this address does not take this method; the `Allow` header names those it takes";
+    Refused::new(
+        405,
+        "method-not-allowed",
+        "the method is not allowed here",
+        detail,
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,348 @@
+//! The control plane as a whole: what it is made with, how it opens, and how it ends.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use distribution::{Distribution, DistributionError};
+use model::{AppLimits, ArtifactKey, BuildKey, Digest, Generation, Host, Route, Size, limits};
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::{self, Pending};
+use crate::catalog::{self, CatalogError};
+use crate::collect;
+use crate::deploy::{Deployer, Deployments};
+use crate::failures::Failures;
+use crate::keys::{KeyError, Keys, PublicKeys};
+use crate::natives::{Natives, Turns};
+use crate::pins::Pins;
+use crate::records::{Records, RecordsError, versions};
+use crate::tokens;
+
+/// Milliseconds since 1970-01-01T00:00:00Z, from outside, so that a test can let time pass.
+pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// What the control plane is made with.
+pub struct ControlSettings {
+    /// The folder of `records.db` and `keys/`. One process uses it at a time: the caller sees to that.
+    pub data: PathBuf,
+    /// The platform's domain.
+    pub domain: Host,
+    /// The most any app may have.
+    pub ceiling: AppLimits,
+    /// [`limits::VERSIONS_KEPT`]
+    pub versions_kept: u64,
+    /// [`limits::WASM`]
+    pub wasm_limit: Size,
+    /// What starts a compile child: a program and its arguments.
+    pub compile_command: Vec<OsString>,
+    /// What every upload is compiled for; at least one.
+    pub build: Vec<BuildKey>,
+    pub public: PublicUrl,
+    /// Whether `/metrics` answers without a token.
+    pub open_metrics: bool,
+    /// The node's own metrics, as text; shown after the control plane's.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
+/// Where apps answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicUrl {
+    /// `http` or `https`.
+    pub scheme: String,
+    pub port: u16,
+}
+
+impl PublicUrl {
+    /// The address of a route.
+    pub fn of(&self, route: &Route) -> String {
+        let Self { scheme, port } = self;
+        let (host, path) = (&route.host, &route.path);
+        match (scheme.as_str(), port) {
+            ("http", 80) | ("https", 443) => format!("{scheme}://{host}{path}"),
+            _ => format!("{scheme}://{host}:{port}{path}"),
+        }
+    }
+}
+
+/// Why the control plane cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("while making ready the data folder `{}`: {error}", path.display())]
+    Folder {
+        path: PathBuf,
+        error: std::io::Error,
+    },
+    #[error("a control plane needs {0}")]
+    Setting(&'static str),
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    #[error("while handing the catalog and what was restored to the nodes: {0}")]
+    Distribution(#[from] DistributionError),
+}
+
+/// The control plane. Clones share it.
+#[derive(Clone)]
+pub struct Control(Arc<Platform>);
+
+/// What every part of the control plane works with.
+pub(crate) struct Platform {
+    pub settings: ControlSettings,
+    pub records: Records,
+    pub distribution: Arc<dyn Distribution>,
+    pub keys: Arc<Keys>,
+    pub natives: Natives,
+    pub deployer: Deployer,
+    pub pins: Pins,
+    pub failures: Failures,
+    pub pending: Pending,
+    /// For files that are not yet what they are to become.
+    pub temporary: PathBuf,
+    /// Changes under way, which outlive the connection that asked for them.
+    pub changes: TaskTracker,
+    /// The generation that was published at the start.
+    pub first_generation: Generation,
+    clock: Clock,
+    notices: broadcast::Sender<String>,
+    tasks: TaskTracker,
+    closing: CancellationToken,
+    stop: CancellationToken,
+}
+
+impl Control {
+    /// Opens or makes everything in the data folder, publishes the whole catalog, and begins to make in the
+    /// background what native code is missing.
+    pub async fn open(
+        settings: ControlSettings,
+        distribution: Arc<dyn Distribution>,
+    ) -> Result<Self, OpenError> {
+        Self::open_at(settings, distribution, Arc::new(system_time)).await
+    }
+
+    /// As [`Self::open`], with a clock of the caller's.
+    pub async fn open_at(
+        settings: ControlSettings,
+        distribution: Arc<dyn Distribution>,
+        clock: Clock,
+    ) -> Result<Self, OpenError> {
+        check(&settings)?;
+        let temporary = settings.data.join("temporary");
+        make_folders(&settings.data, &temporary).map_err(|error| OpenError::Folder {
+            path: settings.data.clone(),
+            error,
+        })?;
+        let keys = Arc::new(Keys::open(&settings.data.join("keys"))?);
+        let path = settings.data.join("records.db");
+        let opened = tokio::task::spawn_blocking(move || Records::open(&path)).await;
+        let records = opened.map_err(|_| RecordsError::Closed)??;
+        adopt_restored(&settings.data, &*distribution).await?;
+        let catalog = catalog::open(&records, settings.domain.clone(), settings.ceiling).await?;
+        distribution
+            .publish(catalog::whole(&catalog, &keys))
+            .await?;
+
+        let first_generation = catalog.generation();
+        let natives = Natives {
+            records: records.clone(),
+            distribution: distribution.clone(),
+            keys: keys.clone(),
+            command: settings.compile_command.clone(),
+            builds: settings.build.clone(),
+            temporary: temporary.clone(),
+            turns: Turns::new(),
+        };
+        let (deployer, moving) = Deployments {
+            records: records.clone(),
+            distribution: distribution.clone(),
+            keys: keys.clone(),
+            domain: settings.domain.clone(),
+            ceiling: settings.ceiling,
+            catalog,
+        }
+        .start();
+        let platform = Arc::new(Platform {
+            settings,
+            records,
+            distribution,
+            keys,
+            natives,
+            deployer,
+            pins: Pins::default(),
+            failures: Failures::default(),
+            pending: Pending::default(),
+            temporary,
+            changes: TaskTracker::new(),
+            first_generation,
+            clock,
+            notices: broadcast::Sender::new(64),
+            tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+            stop: CancellationToken::new(),
+        });
+        platform.spawn(moving);
+        platform.spawn(make_missing(platform.clone()));
+        platform.spawn(collect::run(platform.clone()));
+        Ok(Self(platform))
+    }
+
+    /// What nodes check catalogs and native code with.
+    pub fn keys(&self) -> PublicKeys {
+        self.0.keys.public()
+    }
+
+    /// Keeps a token for everything in the file at `path`, which only its owner reads: the one that is there, if
+    /// it holds, else a new one.
+    pub async fn admin_token(&self, path: &Path) -> Result<(), AdminTokenError> {
+        tokens::keep_admin(&self.0, path)
+            .await
+            .map_err(|error| AdminTokenError(error.to_string()))
+    }
+
+    /// What the operator should know and nobody asked for: a line each. Who lags misses some.
+    pub fn notices(&self) -> broadcast::Receiver<String> {
+        self.0.notices.subscribe()
+    }
+
+    /// Answers the API's requests until `shutdown`, then finishes those in flight within [`limits::GRACE`].
+    pub async fn serve(
+        &self,
+        listener: tokio::net::TcpListener,
+        shutdown: impl Future<Output = ()> + Send,
+    ) {
+        api::serve(self.0.clone(), listener, shutdown).await;
+    }
+
+    /// Ends every task and closes the records. What was acknowledged is on disk.
+    pub async fn close(&self) {
+        let platform = &self.0;
+        let grace = limits::GRACE.default.duration();
+        platform.closing.cancel();
+        platform.changes.close();
+        // What takes longer is cut off; the records keep what was committed.
+        let _ = tokio::time::timeout(grace, platform.changes.wait()).await;
+        platform.stop.cancel();
+        platform.tasks.close();
+        let _ = tokio::time::timeout(grace, platform.tasks.wait()).await;
+        platform.records.close().await;
+    }
+
+    pub(crate) fn platform(&self) -> &Arc<Platform> {
+        &self.0
+    }
+}
+
+/// Why the admin token's file was not written.
+#[derive(Debug, thiserror::Error)]
+#[error("the admin token cannot be kept: {0}")]
+pub struct AdminTokenError(String);
+
+impl Platform {
+    /// Now, in milliseconds since 1970-01-01T00:00:00Z.
+    pub fn now(&self) -> u64 {
+        (self.clock)()
+    }
+
+    /// Tells the operator.
+    pub fn notice(&self, text: String) {
+        // Nobody listening is no failure.
+        let _ = self.notices.send(text);
+    }
+
+    /// Where an app answers.
+    pub fn urls(&self, routes: &[Route]) -> Vec<String> {
+        let urls = routes.iter().map(|route| self.settings.public.of(route));
+        urls.collect()
+    }
+
+    /// Cancelled when the platform begins to stop: what only waits or follows ends.
+    pub fn closing(&self) -> &CancellationToken {
+        &self.closing
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            // Ended early or at its end: either way it is over.
+            let _ = stop.run_until_cancelled(task).await;
+        });
+    }
+}
+
+fn system_time() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |since| since.as_millis() as u64)
+}
+
+fn check(settings: &ControlSettings) -> Result<(), OpenError> {
+    if settings.build.is_empty() {
+        return Err(OpenError::Setting("at least one build to compile for"));
+    }
+    if settings.compile_command.is_empty() {
+        return Err(OpenError::Setting("a command that starts a compile child"));
+    }
+    Ok(())
+}
+
+/// Makes the folders, and forgets the temporary files of a process that died.
+fn make_folders(data: &Path, temporary: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(data)?;
+    match std::fs::remove_dir_all(temporary) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    std::fs::create_dir(temporary)
+}
+
+/// Hands over the uploads that a restored backup brought, each once.
+async fn adopt_restored(data: &Path, distribution: &dyn Distribution) -> Result<(), OpenError> {
+    let folder = data.join(crate::restore::UPLOADS);
+    let failed = |error| OpenError::Folder {
+        path: folder.clone(),
+        error,
+    };
+    let mut files = match tokio::fs::read_dir(&folder).await {
+        Ok(files) => files,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
+    while let Some(file) = files.next_entry().await.map_err(failed)? {
+        let name = file.file_name();
+        let digest = name.to_str().and_then(|name| name.strip_suffix(".wasm"));
+        if let Some(digest) = digest.and_then(|text| text.parse::<Digest>().ok()) {
+            let key = ArtifactKey::Wasm(digest);
+            distribution.put(&key, &file.path()).await?;
+        }
+    }
+    tokio::fs::remove_dir_all(&folder).await.map_err(failed)
+}
+
+/// Makes the native code that is missing, what is served now first: after an upgrade of the engine, that is all of it.
+async fn make_missing(platform: Arc<Platform>) {
+    let wasms = match platform.records.read(|c| versions::wasms(c)).await {
+        Ok(wasms) => wasms,
+        Err(error) => return platform.notice(format!("native code cannot be checked: {error}")),
+    };
+    for wasm in wasms {
+        let _pin = platform.pins.pin(wasm).await;
+        let made = match platform.natives.is_made(wasm).await {
+            Ok(true) => continue,
+            Ok(false) => platform.natives.ensure(None, wasm).await.map(drop),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = made {
+            let wasm = wasm.short();
+            platform.notice(format!("the upload `{wasm}` has no native code: {error}"));
+        }
+    }
+}
+
+/// The address of a client, as the connection knows it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Peer(pub SocketAddr);

@@ -1,0 +1,260 @@
+//! Deployments: one task moves every pointer, one after the other, so that generations form one line.
+//!
+//! A move is one transaction of the records (pointer, history, routes, generation and its signed delta); only then
+//! is it told to distribution. A start in between publishes the whole catalog again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use distribution::{Distribution, Publication};
+use model::{
+    AppId, AppLimits, Catalog, Change, Deployment, DeploymentCause, Generation, Host, Revision,
+    Signed, VersionNumber, limits,
+};
+use rusqlite::Transaction;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::catalog::{self, entry};
+use crate::keys::Keys;
+use crate::records::{Records, RecordsError, apps, deployments, generations, versions};
+use crate::routes::{self, RouteRefusal};
+
+/// Why a pointer was not moved.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DeployError {
+    #[error("there is no app `{0}`")]
+    NoApp(AppId),
+    #[error("`{id}` has no version {version}; it may have been deleted to keep the newest ones")]
+    NoVersion { id: AppId, version: VersionNumber },
+    #[error("`{0}` served no other version before this one; say which version to serve")]
+    NothingBefore(AppId),
+    #[error(
+        "`{id}` is at revision {found}, not {expected}: somebody deployed it meanwhile; look, and try again"
+    )]
+    Moved {
+        id: AppId,
+        expected: Revision,
+        found: Revision,
+    },
+    #[error("{0}")]
+    Route(#[from] RouteRefusal),
+    #[error("{0} deployments wait already; try again in a few seconds")]
+    QueueFull(u64),
+    #[error("the platform is stopping; try again when it is back")]
+    Stopping,
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+}
+
+/// What is to be done with a pointer.
+#[derive(Debug, Clone)]
+pub(crate) struct Move {
+    pub id: AppId,
+    pub version: VersionNumber,
+    pub cause: DeploymentCause,
+    pub expect: Option<Revision>,
+    pub by: String,
+    pub at_ms: u64,
+}
+
+enum Order {
+    Deploy(Move, oneshot::Sender<Result<Deployment, DeployError>>),
+    Delete(AppId, oneshot::Sender<Result<Generation, DeployError>>),
+}
+
+/// The way to the task that moves pointers.
+#[derive(Clone)]
+pub(crate) struct Deployer {
+    orders: mpsc::Sender<Order>,
+    generation: watch::Receiver<Generation>,
+}
+
+impl Deployer {
+    /// Moves an app's pointer. Nodes know of it when this returns, unless distribution failed; then they will.
+    pub async fn deploy(&self, wanted: Move) -> Result<Deployment, DeployError> {
+        self.submit(|reply| Order::Deploy(wanted, reply)).await
+    }
+
+    /// Deletes an app. Nodes know of it as above.
+    pub async fn delete(&self, id: AppId) -> Result<Generation, DeployError> {
+        self.submit(|reply| Order::Delete(id, reply)).await
+    }
+
+    /// The newest generation.
+    pub fn generation(&self) -> Generation {
+        *self.generation.borrow()
+    }
+
+    async fn submit<T>(
+        &self,
+        order: impl FnOnce(oneshot::Sender<Result<T, DeployError>>) -> Order,
+    ) -> Result<T, DeployError> {
+        let (reply, answer) = oneshot::channel();
+        self.orders
+            .try_send(order(reply))
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => {
+                    DeployError::QueueFull(limits::DEPLOYS_WAITING.default)
+                }
+                mpsc::error::TrySendError::Closed(_) => DeployError::Stopping,
+            })?;
+        answer.await.unwrap_or(Err(DeployError::Stopping))
+    }
+}
+
+/// The task that moves pointers, and what it holds.
+pub(crate) struct Deployments {
+    pub records: Records,
+    pub distribution: Arc<dyn Distribution>,
+    pub keys: Arc<Keys>,
+    pub domain: Host,
+    pub ceiling: AppLimits,
+    /// The newest generation, published.
+    pub catalog: Catalog,
+}
+
+impl Deployments {
+    /// The task, to be run until it ends, which it does when every [`Deployer`] is gone or it is aborted.
+    pub fn start(self) -> (Deployer, impl Future<Output = ()> + Send) {
+        let (orders, queue) = mpsc::channel(limits::DEPLOYS_WAITING.default as usize);
+        let (newest, generation) = watch::channel(self.catalog.generation());
+        let deployer = Deployer { orders, generation };
+        (deployer, self.work(queue, newest))
+    }
+
+    async fn work(mut self, mut queue: mpsc::Receiver<Order>, newest: watch::Sender<Generation>) {
+        const RETRY: Duration = Duration::from_millis(500);
+        let mut published = true;
+        loop {
+            let order = tokio::select! {
+                order = queue.recv() => order,
+                () = tokio::time::sleep(RETRY), if !published => {
+                    published = self.publish(catalog::whole(&self.catalog, &self.keys)).await;
+                    continue;
+                }
+            };
+            match order {
+                None => return,
+                Some(Order::Deploy(wanted, reply)) => {
+                    let made = self.make(move |t, mover| mover.deploy(t, wanted)).await;
+                    published = self.tell(&made, published).await;
+                    newest.send_replace(self.catalog.generation());
+                    // Who asked may have gone away; the move stands.
+                    let _ = reply.send(made.map(|(deployment, _)| deployment));
+                }
+                Some(Order::Delete(id, reply)) => {
+                    let made = self.make(move |t, mover| mover.delete(t, id)).await;
+                    published = self.tell(&made, published).await;
+                    newest.send_replace(self.catalog.generation());
+                    let _ = reply.send(made.map(|(generation, _)| generation));
+                }
+            }
+        }
+    }
+
+    /// One transaction; the catalog is the new one only if it was committed.
+    async fn make<T: Send + 'static>(
+        &mut self,
+        change: impl FnOnce(&Transaction<'_>, &Mover) -> Result<(T, Publication), DeployError>
+        + Send
+        + 'static,
+    ) -> Result<(T, Publication), DeployError> {
+        let mover = Mover {
+            catalog: self.catalog.clone(),
+            keys: self.keys.clone(),
+            domain: self.domain.clone(),
+            ceiling: self.ceiling,
+        };
+        let made = self.records.write(move |t| change(t, &mover)).await?;
+        self.catalog = made.1.catalog.clone();
+        Ok(made)
+    }
+
+    /// Whether distribution has everything there is.
+    async fn tell<T>(&self, made: &Result<(T, Publication), DeployError>, published: bool) -> bool {
+        match made {
+            Err(_) => published,
+            Ok((_, publication)) if published => self.publish(publication.clone()).await,
+            // A generation before this one is missing there: only the whole leads over the gap.
+            Ok(_) => {
+                self.publish(catalog::whole(&self.catalog, &self.keys))
+                    .await
+            }
+        }
+    }
+
+    async fn publish(&self, publication: Publication) -> bool {
+        self.distribution.publish(publication).await.is_ok()
+    }
+}
+
+/// What a transaction needs to know.
+struct Mover {
+    catalog: Catalog,
+    keys: Arc<Keys>,
+    domain: Host,
+    ceiling: AppLimits,
+}
+
+impl Mover {
+    fn deploy(
+        &self,
+        t: &Transaction<'_>,
+        wanted: Move,
+    ) -> Result<(Deployment, Publication), DeployError> {
+        let id = wanted.id;
+        let app = apps::find(t, &id)?.ok_or_else(|| DeployError::NoApp(id.clone()))?;
+        let found = app.present();
+        if let Some(expected) = wanted.expect.filter(|expected| *expected != found) {
+            return Err(DeployError::Moved {
+                id,
+                expected,
+                found,
+            });
+        }
+        let Some(version) = versions::find(t, &id, wanted.version)? else {
+            let version = wanted.version;
+            return Err(DeployError::NoVersion { id, version });
+        };
+        let claims = routes::claims(&id, &version.manifest, &self.domain)?;
+        routes::check_free(t, &id, &claims)??;
+        apps::set_routes(t, &id, &claims)?;
+        let deployment = Deployment {
+            revision: app.revision + 1,
+            version: version.number,
+            cause: wanted.cause,
+            generation: self.catalog.generation() + 1,
+            at_ms: wanted.at_ms,
+            by: wanted.by,
+        };
+        apps::point(t, &id, deployment.revision, deployment.version)?;
+        deployments::add(t, &id, &deployment)?;
+        let routes = claims.into_iter().map(|(route, _)| route).collect();
+        let entry = entry(id, deployment.revision, version, routes, &self.ceiling);
+        let publication = self.change(t, Change::Put(Arc::new(entry)))?;
+        Ok((deployment, publication))
+    }
+
+    fn delete(
+        &self,
+        t: &Transaction<'_>,
+        id: AppId,
+    ) -> Result<(Generation, Publication), DeployError> {
+        let app = apps::find(t, &id)?.ok_or_else(|| DeployError::NoApp(id.clone()))?;
+        apps::delete(t, &app.id)?;
+        let publication = self.change(t, Change::Remove(id))?;
+        Ok((publication.catalog.generation(), publication))
+    }
+
+    fn change(&self, t: &Transaction<'_>, change: Change) -> Result<Publication, RecordsError> {
+        let (catalog, delta) = self.catalog.change(vec![change]);
+        let head = delta.head;
+        let delta = Signed::sign(&delta, &self.keys.catalog);
+        generations::add(t, &head, Some(&delta))?;
+        Ok(Publication {
+            delta: Some(delta),
+            head: Signed::sign(&head, &self.keys.catalog),
+            catalog,
+        })
+    }
+}

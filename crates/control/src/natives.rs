@@ -1,0 +1,329 @@
+//! Native code: made once per upload and build, by one compile child at a time, signed, and handed to distribution.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use distribution::{Distribution, DistributionError};
+use model::pipe::Inspection;
+use model::{ArtifactKey, BuildKey, Digest, Hasher, NativeHeader, Signed, TenantName, limits};
+use tempfile::NamedTempFile;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::compile::{CompileError, Compiled, compile};
+use crate::keys::Keys;
+use crate::records::{Records, RecordsError, uploads};
+
+/// Why there is no native code for an upload.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NativeError {
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    #[error("{waiting} compiles wait already; {limit} may: try again in a few seconds")]
+    QueueFull { waiting: u64, limit: u64 },
+    #[error("the compile did not get its turn within {0}; try again later")]
+    WaitedTooLong(model::Millis),
+    #[error("the kept upload `{0}` is damaged on disk; upload it again")]
+    DamagedUpload(Digest),
+    #[error(transparent)]
+    Distribution(#[from] DistributionError),
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+}
+
+/// Who makes native code, and all that it takes.
+pub(crate) struct Natives {
+    pub records: Records,
+    pub distribution: Arc<dyn Distribution>,
+    pub keys: Arc<Keys>,
+    /// What starts a compile child.
+    pub command: Vec<OsString>,
+    /// What every upload is compiled for.
+    pub builds: Vec<BuildKey>,
+    /// For files that are not yet artifacts.
+    pub temporary: PathBuf,
+    pub turns: Turns,
+}
+
+impl Natives {
+    /// Sees to it that there is native code for every wanted build, for a tenant's request or, without one, for
+    /// the platform itself. The upload is pinned by the caller.
+    pub async fn ensure(
+        &self,
+        tenant: Option<&TenantName>,
+        wasm: Digest,
+    ) -> Result<Inspection, NativeError> {
+        let mut known = None;
+        for build in &self.builds {
+            let inspection = match self.find(wasm, build).await? {
+                Some(inspection) => inspection,
+                None => self.make_in_turn(tenant, wasm, build).await?,
+            };
+            known.get_or_insert(inspection);
+        }
+        Ok(known.expect("the platform wants at least one build"))
+    }
+
+    /// Whether native code for every wanted build is kept.
+    pub async fn is_made(&self, wasm: Digest) -> Result<bool, NativeError> {
+        for build in &self.builds {
+            if self.find(wasm, build).await?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn find(
+        &self,
+        wasm: Digest,
+        build: &BuildKey,
+    ) -> Result<Option<Inspection>, NativeError> {
+        let wanted = build.clone();
+        let known = self
+            .records
+            .read(move |c| uploads::inspection(c, &wasm, &wanted))
+            .await?;
+        let Some(inspection) = known else {
+            return Ok(None);
+        };
+        let body = self
+            .fetched(&ArtifactKey::Native(wasm, build.clone()))
+            .await?;
+        let header = self
+            .fetched(&ArtifactKey::NativeHeader(wasm, build.clone()))
+            .await?;
+        let (Some(_), Some(header)) = (body, header) else {
+            return Ok(None);
+        };
+        Ok(self
+            .is_ours(&header, wasm, build)
+            .await
+            .then_some(inspection))
+    }
+
+    async fn fetched(&self, key: &ArtifactKey) -> Result<Option<PathBuf>, NativeError> {
+        match self.distribution.fetch(key).await {
+            Ok(path) => Ok(Some(path)),
+            Err(DistributionError::NoArtifact(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether the header at `path` is signed with the present key and means this code.
+    async fn is_ours(&self, path: &Path, wasm: Digest, build: &BuildKey) -> bool {
+        let Ok(bytes) = tokio::fs::read(path).await else {
+            return false;
+        };
+        serde_json::from_slice::<Signed<NativeHeader>>(&bytes)
+            .ok()
+            .and_then(|header| header.verify(&self.keys.compile.public()).ok())
+            .is_some_and(|header| header.wasm == wasm && header.build == *build)
+    }
+
+    async fn make_in_turn(
+        &self,
+        tenant: Option<&TenantName>,
+        wasm: Digest,
+        build: &BuildKey,
+    ) -> Result<Inspection, NativeError> {
+        let _turn = self.turns.take(tenant).await?;
+        // Whoever had the turn before may have made it.
+        if let Some(inspection) = self.find(wasm, build).await? {
+            return Ok(inspection);
+        }
+        let upload = self.distribution.fetch(&ArtifactKey::Wasm(wasm)).await?;
+        if !has_digest(upload.clone(), wasm).await {
+            return Err(NativeError::DamagedUpload(wasm));
+        }
+        let compiled = compile(&self.command, &upload, &self.temporary).await?;
+        if compiled.build != *build {
+            let how = format!("it built for `{}`; `{build}` is wanted", compiled.build);
+            let stderr = String::new();
+            return Err(CompileError::Failed { how, stderr }.into());
+        }
+        self.keep(wasm, compiled).await
+    }
+
+    /// Hands over the body, then the header that vouches for it, then remembers what the upload is.
+    async fn keep(&self, wasm: Digest, compiled: Compiled) -> Result<Inspection, NativeError> {
+        let Compiled {
+            inspection,
+            build,
+            body,
+            body_bytes,
+            file,
+        } = compiled;
+        let header = NativeHeader {
+            wasm,
+            build: build.clone(),
+            body,
+            body_bytes,
+        };
+        let header = Signed::sign(&header, &self.keys.compile);
+        let header = serde_json::to_vec(&header).expect("a signed header always has a JSON form");
+        let kept = |error| {
+            let doing = "keeping the native code";
+            CompileError::Io { doing, error }
+        };
+        let mut header_file = NamedTempFile::new_in(&self.temporary).map_err(kept)?;
+        header_file.write_all(&header).map_err(kept)?;
+        let key = ArtifactKey::Native(wasm, build.clone());
+        self.distribution.put(&key, file.path()).await?;
+        let key = ArtifactKey::NativeHeader(wasm, build.clone());
+        self.distribution.put(&key, header_file.path()).await?;
+        let known = inspection.clone();
+        self.records
+            .write(move |t| uploads::set_inspection(t, &wasm, &build, &known))
+            .await?;
+        Ok(inspection)
+    }
+}
+
+async fn has_digest(path: PathBuf, digest: Digest) -> bool {
+    let digested = tokio::task::spawn_blocking(move || digest_of(&path)).await;
+    matches!(digested, Ok(Ok(found)) if found == digest)
+}
+
+/// The digest of a file's content.
+pub(crate) fn digest_of(path: &Path) -> std::io::Result<Digest> {
+    let mut file = std::fs::File::open(path)?;
+    let (mut hasher, mut piece) = (Hasher::new(), vec![0; 256 << 10]);
+    loop {
+        match std::io::Read::read(&mut file, &mut piece)? {
+            0 => return Ok(hasher.finish()),
+            count => hasher.update(&piece[..count]),
+        }
+    }
+}
+
+/// Whose turn it is to compile: one at a time, in the order of asking, but one tenant has one place in that order.
+pub(crate) struct Turns {
+    platform: Arc<Semaphore>,
+    lines: Mutex<BTreeMap<Option<TenantName>, Line>>,
+}
+
+struct Line {
+    waiting: u64,
+    turn: Arc<Semaphore>,
+}
+
+/// The right to compile, until dropped.
+pub(crate) struct Turn<'a> {
+    _place: Place<'a>,
+    _held: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+}
+
+struct Place<'a> {
+    turns: &'a Turns,
+    tenant: Option<TenantName>,
+}
+
+impl Turns {
+    pub fn new() -> Self {
+        Self {
+            platform: Arc::new(Semaphore::new(1)),
+            lines: Mutex::default(),
+        }
+    }
+
+    /// How many compile or wait for it.
+    pub fn waiting(&self) -> u64 {
+        self.lines().values().map(|line| line.waiting).sum()
+    }
+
+    pub async fn take(&self, tenant: Option<&TenantName>) -> Result<Turn<'_>, NativeError> {
+        let (place, turn) = self.join(tenant.cloned())?;
+        let platform = self.platform.clone();
+        let held = async move {
+            let own = turn.acquire_owned().await;
+            let common = platform.acquire_owned().await;
+            let never = "no one closes the semaphores";
+            (own.expect(never), common.expect(never))
+        };
+        let wait = limits::COMPILE_WAIT.default;
+        match tokio::time::timeout(wait.duration(), held).await {
+            Ok(held) => Ok(Turn {
+                _place: place,
+                _held: held,
+            }),
+            Err(_) => Err(NativeError::WaitedTooLong(wait)),
+        }
+    }
+
+    fn join(&self, tenant: Option<TenantName>) -> Result<(Place<'_>, Arc<Semaphore>), NativeError> {
+        let mut lines = self.lines();
+        let all: u64 = lines.values().map(|line| line.waiting).sum();
+        full(all, limits::COMPILES_WAITING.default)?;
+        let line = lines.entry(tenant.clone()).or_insert_with(|| Line {
+            waiting: 0,
+            turn: Arc::new(Semaphore::new(1)),
+        });
+        full(line.waiting, limits::COMPILES_WAITING_TENANT.default)?;
+        line.waiting += 1;
+        let turn = line.turn.clone();
+        Ok((
+            Place {
+                turns: self,
+                tenant,
+            },
+            turn,
+        ))
+    }
+
+    fn lines(&self) -> std::sync::MutexGuard<'_, BTreeMap<Option<TenantName>, Line>> {
+        self.lines
+            .lock()
+            .expect("nothing panics while the lines are locked")
+    }
+}
+
+fn full(waiting: u64, limit: u64) -> Result<(), NativeError> {
+    if waiting >= limit {
+        Err(NativeError::QueueFull { waiting, limit })
+    } else {
+        Ok(())
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut lines = self.turns.lines();
+        if let Some(line) = lines.get_mut(&self.tenant) {
+            line.waiting -= 1;
+            if line.waiting == 0 {
+                lines.remove(&self.tenant);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn one_compiles_and_a_tenant_cannot_take_every_place() {
+        let turns = Turns::new();
+        let name = |text: &str| -> TenantName { text.parse().unwrap() };
+        let (alice, bob) = (name("alice"), name("bob"));
+        let first = turns.take(Some(&alice)).await.unwrap();
+        let mut places = Vec::new();
+        for _ in 1..limits::COMPILES_WAITING_TENANT.default {
+            places.push(turns.join(Some(alice.clone())).unwrap());
+        }
+        assert!(matches!(
+            turns.join(Some(alice.clone())),
+            Err(NativeError::QueueFull { .. })
+        ));
+        let mut second = Box::pin(turns.take(Some(&bob)));
+        let early = tokio::time::timeout(std::time::Duration::from_millis(10), &mut second).await;
+        assert!(early.is_err());
+        drop(first);
+        second.await.unwrap();
+        drop(places);
+        assert_eq!(turns.waiting(), 0);
+    }
+}

@@ -1,0 +1,324 @@
+//! The records of one machine: a SQLite file, and the one thread that touches it.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use model::limits;
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
+use tokio::sync::{mpsc, oneshot};
+
+use super::schema::MIGRATIONS;
+use super::{RecordsError, SCHEMA};
+
+/// The records, open. Clones share them.
+#[derive(Clone)]
+pub struct Records(Arc<Inner>);
+
+struct Inner {
+    path: PathBuf,
+    jobs: mpsc::Sender<Job>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+enum Job {
+    Run(Box<dyn FnOnce(&mut Connection) -> Next + Send>),
+    Close,
+}
+
+/// Whether the connection may be used after a job.
+enum Next {
+    Go,
+    /// A failed fsync leaves it unknown what is on disk: nothing after it may be believed.
+    Stop,
+}
+
+impl Records {
+    /// Opens the file at `path`, makes it if there is none, and brings it to today's schema.
+    ///
+    /// # Errors
+    /// A damaged file and one with a newer schema are refused and left as they are.
+    pub fn open(path: &Path) -> Result<Self, RecordsError> {
+        let mut connection = open(path).map_err(|error| named(error, path))?;
+        let (jobs, queue) = mpsc::channel(limits::RECORDS_QUEUE.default as usize);
+        let thread = std::thread::Builder::new()
+            .name("records".into())
+            .spawn(move || work(&mut connection, queue))
+            .map_err(|_| RecordsError::Closed)?;
+        Ok(Self(Arc::new(Inner {
+            path: path.to_owned(),
+            jobs,
+            thread: Mutex::new(Some(thread)),
+        })))
+    }
+
+    /// Where the file lies.
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// Asks the records.
+    pub async fn read<T, E>(
+        &self,
+        ask: impl FnOnce(&Connection) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<RecordsError> + Send + 'static,
+    {
+        self.submit(move |connection| (ask(connection), Next::Go))
+            .await
+    }
+
+    /// Changes the records: one transaction, on disk when this returns, or not made at all.
+    ///
+    /// Once begun it runs to its end, also if the caller goes away.
+    pub async fn write<T, E>(
+        &self,
+        change: impl FnOnce(&Transaction<'_>) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<RecordsError> + Send + 'static,
+    {
+        self.submit(move |connection| transact(connection, change))
+            .await
+    }
+
+    /// Ends the thread and closes the file; what was begun is finished first.
+    pub async fn close(&self) {
+        // Fails only if the thread has ended already, which is what is wanted.
+        let _ = self.0.jobs.send(Job::Close).await;
+        let thread = self.0.thread.lock().expect("no holder panics").take();
+        if let Some(thread) = thread {
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+
+    async fn submit<T, E>(
+        &self,
+        job: impl FnOnce(&mut Connection) -> (Result<T, E>, Next) + Send + 'static,
+    ) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<RecordsError> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let job = Job::Run(Box::new(move |connection| {
+            let (result, next) = job(connection);
+            // The asker may have gone away; the work is done all the same.
+            let _ = reply.send(result);
+            next
+        }));
+        let wait = limits::RECORDS_WAIT.default.duration();
+        match tokio::time::timeout(wait, self.0.jobs.send(job)).await {
+            Err(_) => Err(RecordsError::Busy(limits::RECORDS_QUEUE.default).into()),
+            Ok(Err(_)) => Err(RecordsError::Closed.into()),
+            Ok(Ok(())) => answer
+                .await
+                .unwrap_or_else(|_| Err(RecordsError::Closed.into())),
+        }
+    }
+}
+
+fn work(connection: &mut Connection, mut queue: mpsc::Receiver<Job>) {
+    while let Some(Job::Run(job)) = queue.blocking_recv() {
+        if let Next::Stop = job(connection) {
+            return;
+        }
+    }
+}
+
+fn transact<T, E: From<RecordsError>>(
+    connection: &mut Connection,
+    change: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
+) -> (Result<T, E>, Next) {
+    let refuse = |error: rusqlite::Error| {
+        let next = if is_failed_sync(&error) {
+            Next::Stop
+        } else {
+            Next::Go
+        };
+        (Err(RecordsError::from(error).into()), next)
+    };
+    let transaction = match connection.transaction_with_behavior(TransactionBehavior::Immediate) {
+        Ok(transaction) => transaction,
+        Err(error) => return refuse(error),
+    };
+    match change(&transaction) {
+        Err(refusal) => (Err(refusal), Next::Go),
+        Ok(value) => match transaction.commit() {
+            Ok(()) => (Ok(value), Next::Go),
+            Err(error) => refuse(error),
+        },
+    }
+}
+
+fn is_failed_sync(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|error| {
+        error.extended_code == rusqlite::ffi::SQLITE_IOERR_FSYNC
+            || error.extended_code == rusqlite::ffi::SQLITE_IOERR_DIR_FSYNC
+    })
+}
+
+/// Whether the file can be opened, brought to today's schema if it is older.
+pub(crate) fn check(path: &Path) -> Result<(), RecordsError> {
+    open(path).map(drop).map_err(|error| named(error, path))
+}
+
+fn open(path: &Path) -> Result<Connection, RecordsError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut connection =
+        Connection::open_with_flags(path, flags).map_err(|error| RecordsError::Unopened {
+            path: path.to_owned(),
+            error,
+        })?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.set_prepared_statement_cache_capacity(128);
+    check_schema(&connection, path)?;
+    connection.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
+         PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;",
+    )?;
+    check_pages(&connection, path)?;
+    migrate(&mut connection)?;
+    Ok(connection)
+}
+
+fn check_schema(connection: &Connection, path: &Path) -> Result<(), RecordsError> {
+    let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if found > SCHEMA {
+        return Err(RecordsError::Newer {
+            path: path.to_owned(),
+            found,
+            known: SCHEMA,
+        });
+    }
+    Ok(())
+}
+
+fn check_pages(connection: &Connection, path: &Path) -> Result<(), RecordsError> {
+    let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    if found != "ok" {
+        return Err(RecordsError::Damaged {
+            path: path.to_owned(),
+            found,
+        });
+    }
+    Ok(())
+}
+
+fn migrate(connection: &mut Connection) -> Result<(), RecordsError> {
+    let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    for (index, step) in MIGRATIONS.iter().enumerate().skip(found as usize) {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        transaction.execute_batch(step)?;
+        transaction.pragma_update(None, "user_version", index as u32 + 1)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}
+
+/// Puts the file's real path into an error of the opening.
+fn named(error: RecordsError, path: &Path) -> RecordsError {
+    let path = path.to_owned();
+    match error {
+        RecordsError::Damaged { found, .. } => RecordsError::Damaged { path, found },
+        RecordsError::Failed(error) if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) => {
+            RecordsError::Unopened { path, error }
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn damaged(path: &Path) -> String {
+        match Records::open(path) {
+            Err(error @ RecordsError::Damaged { .. }) => error.to_string(),
+            Err(other) => panic!("{other}"),
+            Ok(_) => panic!("a damaged file was opened"),
+        }
+    }
+
+    #[tokio::test]
+    async fn records_open_again_with_what_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("records.db");
+        let records = Records::open(&path).unwrap();
+        records
+            .write(|t| {
+                t.execute("INSERT INTO meta VALUES ('a', 'b')", [])?;
+                Ok::<_, RecordsError>(())
+            })
+            .await
+            .unwrap();
+        let refused: Result<(), _> = records
+            .write(|t| {
+                t.execute("INSERT INTO meta VALUES ('c', 'd')", [])?;
+                Err(RecordsError::Closed)
+            })
+            .await;
+        assert!(refused.is_err());
+        records.close().await;
+        let after: Result<(), _> = records.read(|_| Ok::<_, RecordsError>(())).await;
+        assert!(matches!(after, Err(RecordsError::Closed)));
+
+        let again = Records::open(&path).unwrap();
+        let keys: String = again
+            .read(|c| {
+                let sql = "SELECT group_concat(key) FROM meta";
+                Ok::<_, RecordsError>(c.query_row(sql, [], |row| row.get(0))?)
+            })
+            .await
+            .unwrap();
+        assert_eq!(keys, "a");
+    }
+
+    #[test]
+    fn a_newer_schema_is_refused_naming_both_numbers() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("records.db");
+        let connection = Connection::open(&path).unwrap();
+        connection
+            .pragma_update(None, "user_version", SCHEMA + 7)
+            .unwrap();
+        drop(connection);
+        let before = std::fs::read(&path).unwrap();
+        let text = Records::open(&path).err().unwrap().to_string();
+        assert!(text.contains(&format!("schema {}", SCHEMA + 7)), "{text}");
+        assert!(text.contains(&format!("schema {SCHEMA} ")), "{text}");
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused_in_words() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("records.db");
+        std::fs::write(
+            &path,
+            b"this was never a database, not for one page".repeat(100),
+        )
+        .unwrap();
+        assert!(damaged(&path).contains("midge restore"));
+
+        let path = folder.path().join("other.db");
+        let connection = open(&path).unwrap();
+        for i in 0..5000 {
+            connection
+                .execute("INSERT INTO meta VALUES (?1, 'x')", [format!("key-{i}")])
+                .unwrap();
+        }
+        drop(connection);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let end = bytes.len();
+        bytes[end - 40 * 4096..end - 4096].fill(0xa5);
+        std::fs::write(&path, bytes).unwrap();
+        assert!(damaged(&path).contains("other.db"));
+    }
+}

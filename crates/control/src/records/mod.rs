@@ -1,0 +1,79 @@
+//! The records: the truth about tenants, apps, versions, deployments and tokens, which survives power loss.
+//!
+//! Each file of this folder holds the questions and changes of one word. They take a connection or a transaction;
+//! [`Records`] runs them, one at a time, and a change is one transaction, whole or not at all.
+
+pub(crate) mod apps;
+pub(crate) mod deployments;
+mod embedded;
+pub(crate) mod generations;
+pub(crate) mod replies;
+mod row;
+mod schema;
+pub(crate) mod tokens;
+pub(crate) mod uploads;
+pub(crate) mod versions;
+
+use std::path::PathBuf;
+
+use rusqlite::ErrorCode;
+
+pub use embedded::Records;
+pub(crate) use embedded::check;
+pub(crate) use row::{integer, json, json_text, number, parsed};
+pub use schema::SCHEMA;
+
+/// Why the records could not be opened, asked or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordsError {
+    #[error(
+        "the disk that holds the records is full: nothing was changed; make room and try again"
+    )]
+    DiskFull,
+    #[error(
+        "the records in `{}` are damaged ({found}); restore a backup into an empty folder with `midge restore`",
+        path.display()
+    )]
+    Damaged { path: PathBuf, found: String },
+    #[error(
+        "the records in `{}` have schema {found}; this midge knows schema {known} and older ones: start the newer midge that wrote them",
+        path.display()
+    )]
+    Newer {
+        path: PathBuf,
+        found: u32,
+        known: u32,
+    },
+    #[error("the records cannot be opened at `{}`: {error}", path.display())]
+    Unopened {
+        path: PathBuf,
+        error: rusqlite::Error,
+    },
+    #[error("the records hold something that cannot be read: {0}")]
+    Unreadable(String),
+    #[error("the records are busy: {0} requests wait already; try again")]
+    Busy(u64),
+    #[error("the records are closed: the platform is stopping, or its disk failed")]
+    Closed,
+    #[error("the records failed: {0}")]
+    Failed(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for RecordsError {
+    fn from(error: rusqlite::Error) -> Self {
+        match &error {
+            rusqlite::Error::SqliteFailure(failure, text) => match failure.code {
+                ErrorCode::DiskFull => Self::DiskFull,
+                ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => Self::Damaged {
+                    path: PathBuf::from("records.db"),
+                    found: text.clone().unwrap_or_else(|| failure.to_string()),
+                },
+                _ => Self::Failed(error),
+            },
+            rusqlite::Error::FromSqlConversionFailure(_, _, cause) => {
+                Self::Unreadable(cause.to_string())
+            }
+            _ => Self::Failed(error),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The records' schema: each step from one version of it to the next, in order. A step that was released never changes.
+
+/// The schema that this midge writes.
+pub const SCHEMA: u32 = MIGRATIONS.len() as u32;
+
+/// The step at index `n` leads from schema `n` to schema `n + 1`.
+pub(super) const MIGRATIONS: &[&str] = &[
+    "
+CREATE TABLE meta (
+    key TEXT NOT NULL PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE tenants (
+    name TEXT NOT NULL PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+INSERT INTO tenants (name) VALUES ('default');
+
+-- A deleted app keeps its row, so that its numbers are never used again.
+CREATE TABLE apps (
+    tenant TEXT NOT NULL REFERENCES tenants (name),
+    name TEXT NOT NULL,
+    latest INTEGER NOT NULL,
+    revision INTEGER NOT NULL,
+    version INTEGER,
+    deleted INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (tenant, name),
+    FOREIGN KEY (tenant, name, version) REFERENCES versions (tenant, app, number) DEFERRABLE INITIALLY DEFERRED
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE versions (
+    tenant TEXT NOT NULL,
+    app TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    manifest TEXT NOT NULL,
+    wasm TEXT NOT NULL,
+    wasm_bytes INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    imports TEXT NOT NULL,
+    created_ms INTEGER NOT NULL,
+    created_by TEXT NOT NULL,
+    PRIMARY KEY (tenant, app, number),
+    FOREIGN KEY (tenant, app) REFERENCES apps (tenant, name)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX versions_by_wasm ON versions (wasm);
+CREATE TRIGGER versions_never_change BEFORE UPDATE ON versions
+BEGIN SELECT RAISE (ABORT, 'a version never changes'); END;
+
+CREATE TABLE deployments (
+    tenant TEXT NOT NULL,
+    app TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    cause TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL,
+    made_by TEXT NOT NULL,
+    PRIMARY KEY (tenant, app, revision),
+    FOREIGN KEY (tenant, app) REFERENCES apps (tenant, name)
+) STRICT, WITHOUT ROWID;
+
+-- `own` is 1 for the host that the app's name gives it, which follows the platform's domain.
+CREATE TABLE routes (
+    host TEXT NOT NULL,
+    path TEXT NOT NULL,
+    tenant TEXT NOT NULL,
+    app TEXT NOT NULL,
+    own INTEGER NOT NULL,
+    PRIMARY KEY (host, path),
+    FOREIGN KEY (tenant, app) REFERENCES apps (tenant, name)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX routes_by_app ON routes (tenant, app);
+
+-- Who has shown that it holds the bytes: knowing a digest is not having them.
+CREATE TABLE uploads (
+    tenant TEXT NOT NULL REFERENCES tenants (name),
+    digest TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL,
+    PRIMARY KEY (tenant, digest)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX uploads_by_digest ON uploads (digest);
+
+CREATE TABLE natives (
+    wasm TEXT NOT NULL,
+    build TEXT NOT NULL,
+    inspection TEXT NOT NULL,
+    PRIMARY KEY (wasm, build)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE tokens (
+    id TEXT NOT NULL PRIMARY KEY,
+    hash TEXT NOT NULL,
+    label TEXT NOT NULL,
+    tenant TEXT,
+    app TEXT,
+    verb TEXT NOT NULL,
+    created_ms INTEGER NOT NULL,
+    created_by TEXT NOT NULL,
+    expires_ms INTEGER,
+    revoked_ms INTEGER,
+    last_used_ms INTEGER
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE replies (
+    token TEXT NOT NULL,
+    key TEXT NOT NULL,
+    request TEXT NOT NULL,
+    status INTEGER NOT NULL,
+    content_type TEXT NOT NULL,
+    body BLOB NOT NULL,
+    at_ms INTEGER NOT NULL,
+    PRIMARY KEY (token, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX replies_by_time ON replies (at_ms);
+
+CREATE TABLE generations (
+    generation INTEGER NOT NULL PRIMARY KEY,
+    root TEXT NOT NULL,
+    delta TEXT
+) STRICT, WITHOUT ROWID;
+",
+];

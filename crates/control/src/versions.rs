@@ -1,0 +1,123 @@
+//! Versions: from a manifest and an upload to a number.
+
+use model::api::NewVersion;
+use model::{AppId, AppName, Digest, Import, ManifestError, TenantName, Version, limits};
+
+use crate::control::Platform;
+use crate::natives::NativeError;
+use crate::records::{RecordsError, apps, deployments, uploads, versions};
+use crate::routes::{self, RouteRefusal};
+
+/// Why a version was not made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum VersionError {
+    #[error("there is no tenant `{0}`")]
+    NoTenant(TenantName),
+    #[error(
+        "the manifest is of `{manifest}`, but was sent for `{app}`; send it to that app, or change `name`"
+    )]
+    OtherName { manifest: AppName, app: AppName },
+    #[error("{0}")]
+    Manifest(#[from] ManifestError),
+    #[error("{0}")]
+    Route(#[from] RouteRefusal),
+    #[error("the artifact `{0}` was not uploaded by this tenant; upload it first")]
+    NoArtifact(Digest),
+    #[error("the platform has {0} apps, and may have no more; delete one, or ask its operator")]
+    TooManyApps(u64),
+    #[error(
+        "it imports {}, which nothing grants; leave out `strict` to link what refuses every call",
+        list(.0)
+    )]
+    NotGranted(Vec<String>),
+    #[error(transparent)]
+    Native(#[from] NativeError),
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+}
+
+/// Makes the next version of an app, and the app if there is none. Its native code is made and kept when this returns.
+pub(crate) async fn create(
+    platform: &Platform,
+    by: &str,
+    id: AppId,
+    new: NewVersion,
+) -> Result<Version, VersionError> {
+    let NewVersion {
+        manifest,
+        wasm,
+        strict,
+    } = new;
+    if manifest.name != id.app {
+        return Err(VersionError::OtherName {
+            manifest: manifest.name,
+            app: id.app,
+        });
+    }
+    manifest.check(&platform.settings.ceiling)?;
+    routes::claims(&id, &manifest, &platform.settings.domain)?;
+
+    let _pin = platform.pins.pin(wasm).await;
+    let wasm_bytes = admit(platform, &id, wasm).await?;
+    let inspection = platform.natives.ensure(Some(&id.tenant), wasm).await?;
+    let denied = inspection.imports.iter().filter_map(|import| match import {
+        Import::Denied { name } => Some(name.clone()),
+        Import::Free { .. } => None,
+    });
+    let denied: Vec<_> = denied.collect();
+    if strict && !denied.is_empty() {
+        return Err(VersionError::NotGranted(denied));
+    }
+
+    let (created_ms, created_by) = (platform.now(), by.to_owned());
+    let kept = platform.settings.versions_kept;
+    platform
+        .records
+        .write(move |t| {
+            let version = Version {
+                number: apps::next_version(t, &id)?,
+                manifest,
+                wasm,
+                wasm_bytes,
+                kind: inspection.kind,
+                imports: inspection.imports,
+                created_ms,
+                created_by,
+            };
+            versions::add(t, &id, &version)?;
+            let mut served = Vec::new();
+            if let Some(present) = apps::find(t, &id)?.and_then(|app| app.version) {
+                served.push(present);
+                served.extend(deployments::before(t, &id, present)?);
+            }
+            versions::retain(t, &id, kept, &served)?;
+            Ok(version)
+        })
+        .await
+}
+
+/// Whether the tenant may make a version of this upload; its size. Its grace begins anew, so that it stays.
+async fn admit(platform: &Platform, id: &AppId, wasm: Digest) -> Result<u64, VersionError> {
+    let (id, now) = (id.clone(), platform.now());
+    platform
+        .records
+        .write(move |t| {
+            if !apps::tenant_exists(t, &id.tenant)? {
+                return Err(VersionError::NoTenant(id.tenant));
+            }
+            let bytes = uploads::find(t, &id.tenant, &wasm)?;
+            let bytes = bytes.ok_or(VersionError::NoArtifact(wasm))?;
+            let most = limits::APPS.default;
+            if apps::find(t, &id)?.is_none() && apps::count(t)? >= most {
+                return Err(VersionError::TooManyApps(most));
+            }
+            uploads::add(t, &id.tenant, &wasm, bytes, now)?;
+            Ok(bytes)
+        })
+        .await
+}
+
+fn list(names: &[String]) -> String {
+    let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+    names.join(", ")
+}

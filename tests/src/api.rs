@@ -134,6 +134,15 @@ impl Api {
         )
     }
 
+    /// Uploads and makes a version; the first of the two answers that refuses, else the last.
+    pub fn publish_or_refuse(&self, manifest: &Manifest, wasm: &[u8]) -> Answer {
+        let uploaded = self.upload(wasm);
+        if uploaded.reply.status() >= 300 {
+            return uploaded;
+        }
+        self.new_version(manifest, Digest::of(wasm))
+    }
+
     /// Uploads, makes a version and returns it.
     #[track_caller]
     pub fn publish(&self, manifest: &Manifest, wasm: &[u8]) -> Version {

@@ -71,3 +71,21 @@ fn stat(id: u32) -> Option<(char, Vec<String>)> {
     let fields: Vec<String> = after.split(' ').map(str::to_owned).collect();
     Some((fields.first()?.chars().next()?, fields))
 }
+
+/// Whether a process holds the other end of this connection, which lies on this machine.
+pub fn serves(id: u32, connection: &crate::Connection) -> bool {
+    let port = format!(":{:04X}", connection.address().port());
+    let table = fs::read_to_string("/proc/net/tcp").expect("/proc can be read");
+    // Of each line: number, local address, remote address, …, the socket's inode as the tenth.
+    let inode = table.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        (fields.get(2)?.ends_with(&port))
+            .then(|| fields.get(9).map(|inode| format!("socket:[{inode}]")))?
+    });
+    let Some(inode) = inode else { return false };
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{id}/fd")) else {
+        return false;
+    };
+    let mut links = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    links.any(|link| link.as_os_str() == inode.as_str())
+}

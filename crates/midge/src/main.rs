@@ -1,1 +1,106 @@
-fn main() {}
+//! The one binary: the platform, its workers and compile children, and the commands that speak to it.
+
+mod args;
+mod client;
+mod commands;
+mod config;
+mod data_folder;
+mod failure;
+mod grants;
+mod profile;
+mod project;
+mod screen;
+mod telemetry;
+mod upload_file;
+mod wiring;
+
+use std::future::Future;
+use std::io::Write as _;
+use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser as _;
+
+use args::{Arguments, Command};
+use commands::{
+    apps, backup, build, completions, delete, deploy, doctor, inspect, limits, logs, new, restore,
+    rollback, status, token, up, versions,
+};
+use failure::{Exit, Failure, While as _};
+
+/// What still runs on other threads when a command has ended is given this long.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+fn main() -> ExitCode {
+    let ended = match Arguments::parse().command {
+        Command::Worker => return worker(),
+        Command::CompileChild => return compile_child(),
+        Command::Up(options) => wait_for(up::run(options)),
+        Command::New(options) => new::run(&options),
+        Command::Build(options) => build::run(&options),
+        Command::Deploy(options) => wait_for(deploy::run(&options)),
+        Command::Apps(options) => wait_for(apps::run(&options)),
+        Command::Versions(options) => wait_for(versions::run(&options)),
+        Command::Rollback(options) => wait_for(rollback::run(&options)),
+        Command::Logs(options) => wait_for(logs::run(&options)),
+        Command::Delete(options) => wait_for(delete::run(&options)),
+        Command::Inspect(options) => inspect::run(&options),
+        Command::Token(options) => wait_for(token::run(&options)),
+        Command::Status(options) => wait_for(status::run(&options)),
+        Command::Doctor(options) => doctor::run(options),
+        Command::Backup(options) => wait_for(backup::run(&options)),
+        Command::Restore(options) => restore::run(&options),
+        Command::Limits(options) => limits::run(&options),
+        Command::Completions(options) => completions::run(&options),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Whether anyone reads it or not, the exit code says it.
+            let _ = write!(std::io::stderr().lock(), "{failure}");
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+/// Runs a command that waits for things, on this thread.
+fn wait_for(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .or_fail(|| "making the event loop".into())?;
+    let ended = runtime.block_on(command);
+    runtime.shutdown_timeout(LAST_WORDS);
+    ended
+}
+
+fn worker() -> ExitCode {
+    name_process(c"midge-worker");
+    // SAFETY: asks about the number only.
+    if unsafe { libc::fcntl(3, libc::F_GETFD) } < 0 {
+        return not_for_people("worker");
+    }
+    // SAFETY: it is open, and nothing in this process has taken it: this is the first thing that it does.
+    node::worker(unsafe { OwnedFd::from_raw_fd(3) })
+}
+
+fn compile_child() -> ExitCode {
+    name_process(c"midge-compile");
+    runtime::compile::child()
+}
+
+/// What `ps` shows: these are started by a path that says nothing.
+fn name_process(name: &std::ffi::CStr) {
+    // A process without a telling name does its work as well.
+    let _ = rustix::thread::set_name(name);
+}
+
+fn not_for_people(command: &str) -> ExitCode {
+    let failure = Failure::usage(format!(
+        "`midge {command}` is started by the platform itself"
+    ))
+    .hint("start the platform with `midge up`");
+    eprint!("{failure}");
+    ExitCode::from(Exit::Usage as u8)
+}

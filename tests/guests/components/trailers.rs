@@ -26,7 +26,12 @@ fn handle(request: IncomingRequest, out: ResponseOutparam) {
     trailers
         .set("x-length", &[length.into_bytes()])
         .expect("a trailer that may be sent");
-    let mut reply = Reply::begin(out, 200, &[("trailer", "x-length")]);
+    let names: Vec<String> = trailers
+        .entries()
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
+    let mut reply = Reply::begin(out, 200, &[("trailer", &names.join(", "))]);
     reply.write(&whole);
     reply.end(Some(trailers));
 }

@@ -12,6 +12,8 @@ mod logs;
 mod metrics;
 mod plan;
 mod report;
+#[cfg(test)]
+mod tests;
 mod workers;
 
 use std::ffi::OsString;
@@ -19,7 +21,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use distribution::Distribution;
 use model::pipe::WorkerSettings;
@@ -36,6 +37,9 @@ use report::Standing;
 use workers::{Node, Slot};
 
 pub use listeners::{BindError, Listeners};
+
+/// How often a node's workers may end before it is said to have started.
+const STARTS: u64 = 3;
 
 /// Takes what an operator should read: one line, without its end.
 pub type Notice = Arc<dyn Fn(&str) + Send + Sync>;
@@ -80,10 +84,12 @@ pub struct NodeSettings {
 pub enum StartError {
     #[error("while opening the node's folder `{path}`: {error}")]
     Folder { path: PathBuf, error: io::Error },
+    #[error("the workers did not serve the catalog within {0}; the machine may be overloaded")]
+    Slow(Millis),
     #[error(
-        "the workers did not serve the catalog within {0:?}; what they printed says why (`midge doctor` checks this machine)"
+        "the workers end before they serve anything: {0}; what they printed says why (`midge doctor` checks this machine)"
     )]
-    Workers(Duration),
+    Workers(String),
 }
 
 /// A running node. Dropping it ends its workers at once; [`Self::stop`] lets them finish.
@@ -179,6 +185,11 @@ impl Supervisor {
         &self.addresses
     }
 
+    /// The process of each worker that runs now, by slot.
+    pub fn worker_processes(&self) -> Vec<Option<u32>> {
+        self.node.standing.borrow().processes.clone()
+    }
+
     /// Everything the node counts, as Prometheus text (OpenMetrics).
     pub fn metrics(&self) -> String {
         let catalog = self.node.catalogs.borrow().clone();
@@ -214,11 +225,16 @@ async fn serving(
     generation: Generation,
 ) -> Result<(), StartError> {
     let mut standing = standing.subscribe();
-    let wait = limits::WORKER_START.default.duration();
-    let served = standing.wait_for(|standing| standing.serves(generation));
-    match tokio::time::timeout(wait, served).await {
-        Ok(Ok(_)) => Ok(()),
-        _ => Err(StartError::Workers(wait)),
+    let hopeless = |standing: &Standing| standing.worker_restarts >= STARTS;
+    let decided = standing.wait_for(|standing| standing.serves(generation) || hopeless(standing));
+    let wait = limits::WORKER_START.default;
+    match tokio::time::timeout(wait.duration(), decided).await {
+        Ok(Ok(standing)) if standing.serves(generation) => Ok(()),
+        Ok(Ok(standing)) => {
+            let last = standing.last_end.clone();
+            Err(StartError::Workers(last.unwrap_or_default()))
+        }
+        _ => Err(StartError::Slow(wait)),
     }
 }
 

@@ -14,9 +14,13 @@ use super::plan;
 pub struct Standing {
     /// By worker slot, the generation that every request accepted from now on meets; none while nothing is accepted.
     pub applied: Vec<Option<Generation>>,
+    /// By worker slot, the process.
+    pub processes: Vec<Option<u32>>,
     /// The newest generation that was put on disk, or found impossible to put there.
     pub kept: Generation,
     pub worker_restarts: u64,
+    /// How the worker ended that ended last.
+    pub last_end: Option<String>,
     /// Why the newest generation was not taken.
     pub refused: Option<String>,
     /// Why the newest generation is not on disk.
@@ -27,6 +31,7 @@ impl Standing {
     pub fn new(slots: usize) -> Self {
         Self {
             applied: vec![None; slots],
+            processes: vec![None; slots],
             ..Self::default()
         }
     }

@@ -75,19 +75,23 @@ pub async fn keep(mut slot: Slot, node: Arc<Node>) {
         let began = Instant::now();
         let end = run(&mut slot, &node).await;
         node.metrics.end(number);
-        if stopping.borrow().is_some() {
-            if matches!(end, End::NotDrained) {
-                (node.notice)(&format!("worker {number} {end}"));
-            }
-            node.standing
-                .send_modify(|standing| standing.applied[number] = None);
-            return;
+        let stops = stopping.borrow().is_some();
+        let text = format!("worker {number} {end}");
+        match end {
+            // As it was told.
+            End::Ended(_) if stops => {}
+            _ if stops => (node.notice)(&text),
+            _ => (node.notice)(&format!("{text}; another takes its place")),
         }
         node.standing.send_modify(|standing| {
             standing.applied[number] = None;
-            standing.worker_restarts += 1;
+            standing.processes[number] = None;
+            standing.worker_restarts += u64::from(!stops);
+            standing.last_end = Some(text);
         });
-        (node.notice)(&format!("worker {number} {end}; another takes its place"));
+        if stops {
+            return;
+        }
         quick_deaths = if began.elapsed() < QUICK {
             quick_deaths + 1
         } else {
@@ -107,6 +111,9 @@ async fn run(slot: &mut Slot, node: &Node) -> End {
         Ok(started) => started,
         Err(error) => return End::NotStarted(error),
     };
+    let number = slot.settings.slot as usize;
+    node.standing
+        .send_modify(|standing| standing.processes[number] = child.id());
     let end = converse(slot, node, reader, writer).await;
     match end {
         End::Pipe(PipeError::Closed) => match timeout(LAST_BREATH, child.wait()).await {

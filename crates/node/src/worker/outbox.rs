@@ -62,7 +62,10 @@ pub async fn send(
                 worker.report.second();
                 send_metrics(&worker, &mut writer).await?;
             }
-            batch = worker.report.batch() => writer.send_logs(&batch).await?,
+            batch = worker.report.batch() => {
+                writer.send_logs(&batch).await?;
+                worker.report.reuse(batch);
+            }
         }
     }
 }

@@ -47,6 +47,8 @@ struct Lines {
     /// When its first line came.
     begun: Option<Instant>,
     full: VecDeque<Vec<u8>>,
+    /// A batch that was sent; its memory is the next one's.
+    spare: Vec<u8>,
     full_bytes: usize,
     dropped: u64,
 }
@@ -151,6 +153,12 @@ impl Report {
         inner.lines.take_full().or_else(|| inner.lines.take_batch())
     }
 
+    /// Takes back a batch that was sent.
+    pub fn reuse(&self, mut batch: Vec<u8>) {
+        batch.clear();
+        self.lock().lines.spare = batch;
+    }
+
     /// A second has passed; each tenant may write again.
     pub fn second(&self) {
         self.lock().output.clear();
@@ -231,8 +239,7 @@ impl Lines {
         if self.batch.is_empty() {
             return None;
         }
-        // As large as the last one was: a busy worker's next batch never grows.
-        let next = Vec::with_capacity(self.batch.len());
+        let next = std::mem::take(&mut self.spare);
         Some(std::mem::replace(&mut self.batch, next))
     }
 }

@@ -1,0 +1,180 @@
+//! The command line: every command, its help and the options that all commands of the API share.
+
+use clap::{Args, Parser, Subcommand};
+use model::TenantName;
+
+use crate::commands::{
+    apps, backup, build, completions, delete, deploy, doctor, inspect, limits, logs, new, restore,
+    rollback, status, token, up, versions,
+};
+use crate::failure::EXIT_CODES;
+
+/// Runs WebAssembly at the edge: upload a `.wasm`, and it answers HTTP a moment later, each request in a fresh
+/// instance of its own.
+///
+/// `midge up` is the whole platform on this machine. The other commands speak to a platform: the one that the
+/// default profile names, or the one given by `--api` and `--token`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "midge",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = "Begin with `midge up`, then `midge new hello && cd hello && midge deploy`.",
+    after_long_help = EXIT_CODES,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Up(up::Options),
+    New(new::Options),
+    Build(build::Options),
+    Deploy(deploy::Options),
+    Apps(apps::Options),
+    Versions(versions::Options),
+    Rollback(rollback::Options),
+    Logs(logs::Options),
+    Delete(delete::Options),
+    Inspect(inspect::Options),
+    Token(token::Options),
+    Status(status::Options),
+    Doctor(doctor::Options),
+    Backup(backup::Options),
+    Restore(restore::Options),
+    Limits(limits::Options),
+    Completions(completions::Options),
+    /// Serves requests for a supervisor, which starts it
+    #[command(hide = true)]
+    Worker,
+    /// Compiles one upload for a control plane, which starts it
+    #[command(hide = true)]
+    CompileChild,
+}
+
+/// Which platform to speak to, and as whom.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Platform")]
+pub struct Platform {
+    /// The control API's address, such as `http://127.0.0.1:8081` [default: the profile's]
+    #[arg(long, value_name = "URL", env = "MIDGE_API", hide_env_values = true)]
+    pub api: Option<String>,
+
+    /// The token to be let in with [default: the profile's]
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        env = "MIDGE_TOKEN",
+        hide_env_values = true
+    )]
+    pub token: Option<String>,
+
+    /// The profile to take address and token from [default: default]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "MIDGE_PROFILE",
+        hide_env_values = true
+    )]
+    pub profile: Option<String>,
+
+    /// Whose apps are meant
+    #[arg(
+        long,
+        value_name = "TENANT",
+        env = "MIDGE_TENANT",
+        hide_env_values = true,
+        default_value = "default"
+    )]
+    pub tenant: TenantName,
+}
+
+/// How results are written.
+#[derive(Debug, Clone, Default, Args)]
+pub struct Form {
+    /// Write the result as JSON, for scripts
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_visible_command_has_a_summary_and_an_example() {
+        for command in Arguments::command().get_subcommands() {
+            if command.is_hide_set() {
+                continue;
+            }
+            let name = command.get_name();
+            let about = command.get_about().map(ToString::to_string);
+            let about = about.unwrap_or_default();
+            assert!(
+                !about.is_empty() && !about.contains('\n'),
+                "{name}: {about}"
+            );
+            let after = command.get_after_help().map(ToString::to_string);
+            assert!(after.unwrap_or_default().contains("midge "), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_commands_of_the_tutorial_are_understood() {
+        for line in [
+            "midge up --listen 127.0.0.1:0 --listen [::1]:0 --api 127.0.0.1:0 --workers 2",
+            "midge new hello --template rust",
+            "midge build",
+            "midge deploy",
+            "midge deploy shop.wasm --name shop --api http://127.0.0.1:1 --token t",
+            "midge apps --json",
+            "midge versions shop",
+            "midge rollback shop --to 2",
+            "midge logs shop -f --tail 10 --stream stderr",
+            "midge delete shop --yes",
+            "midge inspect shop.wasm --json",
+            "midge token create ci --verb deploy --app shop --expires 30d",
+            "midge token list",
+            "midge token revoke abc",
+            "midge status",
+            "midge doctor --json",
+            "midge backup b.tar",
+            "midge restore b.tar --data /tmp/x",
+            "midge completions bash",
+        ] {
+            let parsed = Arguments::try_parse_from(line.split(' '));
+            assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_command_line_is_refused() {
+        for line in [
+            "midge",
+            "midge fly",
+            "midge up --listen nowhere",
+            "midge up --grace 10",
+            "midge logs shop --stream nowhere",
+            "midge rollback shop --to 0",
+            "midge versions Shop",
+            "midge versions",
+            "midge delete shop --tenant ../x",
+        ] {
+            assert!(
+                Arguments::try_parse_from(line.split(' ')).is_err(),
+                "{line}"
+            );
+        }
+    }
+}

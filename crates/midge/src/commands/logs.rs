@@ -1,0 +1,169 @@
+//! `midge logs`: what an app said and what became of its requests.
+
+use clap::{Args, ValueEnum};
+use model::{AppName, LogRecord, LogStream};
+
+use crate::args::Platform;
+use crate::client::Client;
+use crate::failure::{Failure, without_controls};
+use crate::screen;
+
+/// Show an app's log, and follow it
+///
+/// One line for each request, and one for each line that the app wrote. With `--json`: the platform's `LogRecord`
+/// documents, one a line.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  midge logs shop
+  midge logs shop -f --stream stderr
+  midge logs shop --json | jq -r 'select(.done.status >= 500).request'")]
+pub struct Options {
+    /// The app
+    app: AppName,
+    /// Go on as new lines come, until Ctrl-C
+    #[arg(long, short)]
+    follow: bool,
+    /// Begin with at most this many of the newest lines
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 100)]
+    tail: u32,
+    /// Only lines of this stream
+    #[arg(long, value_enum, value_name = "STREAM")]
+    stream: Option<Stream>,
+    /// Write each line as JSON, for scripts
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    platform: Platform,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Stream {
+    /// One line for each request
+    Request,
+    /// What the app wrote to standard output
+    Stdout,
+    /// What the app wrote to standard error
+    Stderr,
+    /// What the platform has to say: why a request failed
+    Platform,
+}
+
+impl Stream {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+            Self::Platform => "platform",
+        }
+    }
+}
+
+pub async fn run(options: &Options) -> Result<(), Failure> {
+    let client = Client::new(&options.platform)?;
+    let mut path = client.app_path(&options.app, &format!("/logs?tail={}", options.tail));
+    if options.follow {
+        path.push_str("&follow=true");
+    }
+    if let Some(stream) = options.stream {
+        path.push_str("&stream=");
+        path.push_str(stream.as_str());
+    }
+    let mut lines = client.lines(&path).await?;
+    loop {
+        let line = tokio::select! {
+            line = lines.next() => line,
+            // How following ends.
+            _ = tokio::signal::ctrl_c() => None,
+        };
+        let Some(line) = line else {
+            return Ok(());
+        };
+        let text = String::from_utf8_lossy(&line);
+        if options.json {
+            screen::line(text)?;
+            continue;
+        }
+        // What a newer platform says and this program does not know is shown as it came.
+        match serde_json::from_str(&text) {
+            Ok(record) => screen::line(for_people(&record))?,
+            Err(_) => screen::line(without_controls(&text))?,
+        }
+    }
+}
+
+fn for_people(record: &LogRecord) -> String {
+    let at = screen::moment_ms(record.time_ms);
+    let request = &record.request;
+    let text = match (&record.done, record.stream) {
+        (Some(done), _) => {
+            let ms = done.usage.wall_us as f64 / 1000.0;
+            let cpu = done.usage.cpu_us as f64 / 1000.0;
+            let (method, host, path) = (&done.method, &done.host, &done.path);
+            let (status, outcome, version) = (done.status, done.outcome, record.version);
+            let cold = if done.cold { " cold" } else { "" };
+            format!(
+                "{method} {host}{path} {status} {outcome} {ms:.1} ms (cpu {cpu:.1} ms) version {version}{cold}"
+            )
+        }
+        (None, LogStream::Stdout) => format!("out: {}", record.text),
+        (None, LogStream::Stderr) => format!("err: {}", record.text),
+        (None, LogStream::Platform) => format!("midge: {}", record.text),
+        (None, LogStream::Request) => record.text.clone(),
+    };
+    without_controls(&format!("{at} {request} {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{Digest, Outcome, RequestRecord, TenantName, Usage, VersionNumber};
+
+    fn record(stream: LogStream, text: &str, done: Option<RequestRecord>) -> LogRecord {
+        LogRecord {
+            time_ms: 1_795_503_903_042,
+            tenant: TenantName::default_tenant(),
+            app: "shop".parse().unwrap(),
+            version: VersionNumber::new(3).unwrap(),
+            digest: Digest::of(b""),
+            request: "01J0000000ABCDEFGHJKMNPQRS".into(),
+            stream,
+            text: text.into(),
+            done,
+        }
+    }
+
+    #[test]
+    fn a_line_says_when_which_request_and_what() {
+        let check = |record: LogRecord, expected: &str| {
+            assert_eq!(for_people(&record), expected);
+        };
+        check(
+            record(LogStream::Stderr, "oh no", None),
+            "2026-11-24T07:05:03.042Z 01J0000000ABCDEFGHJKMNPQRS err: oh no",
+        );
+        check(
+            record(LogStream::Stdout, "\u{1b}[2J", None),
+            "2026-11-24T07:05:03.042Z 01J0000000ABCDEFGHJKMNPQRS out: \\u{1b}[2J",
+        );
+        let done = RequestRecord {
+            method: "GET".into(),
+            host: "shop.localhost".into(),
+            path: "/".into(),
+            status: 503,
+            outcome: Outcome::CpuLimit,
+            usage: Usage {
+                cpu_us: 50_100,
+                wall_us: 61_240,
+                ..Usage::default()
+            },
+            cold: true,
+            client: "127.0.0.1".into(),
+        };
+        check(
+            record(LogStream::Request, "", Some(done)),
+            "2026-11-24T07:05:03.042Z 01J0000000ABCDEFGHJKMNPQRS GET shop.localhost/ 503 cpu-limit 61.2 ms (cpu 50.1 ms) version 3 cold",
+        );
+    }
+}

@@ -1,0 +1,19 @@
+//! One file per command: its options with their help, and what it does.
+
+pub mod apps;
+pub mod backup;
+pub mod build;
+pub mod completions;
+pub mod delete;
+pub mod deploy;
+pub mod doctor;
+pub mod inspect;
+pub mod limits;
+pub mod logs;
+pub mod new;
+pub mod restore;
+pub mod rollback;
+pub mod status;
+pub mod token;
+pub mod up;
+pub mod versions;

@@ -1,0 +1,42 @@
+//! `midge restore`: a data folder from a backup.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::failure::{Failure, While as _};
+use crate::screen;
+
+/// Make a data folder from a backup
+///
+/// The folder must be empty or not exist yet. Everything in the backup is checked against its digest; what is damaged
+/// restores nothing. Asks no platform: start one on the folder afterwards. It compiles what was deployed again before
+/// it serves it.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  midge restore midge-backup.tar --data /var/lib/midge
+  midge up --data /var/lib/midge")]
+pub struct Options {
+    /// The backup
+    file: PathBuf,
+    /// The data folder to make
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+}
+
+pub fn run(options: &Options) -> Result<(), Failure> {
+    let (file, data) = (options.file.display(), options.data.display());
+    let archive = File::open(&options.file).or_fail(|| format!("opening the backup `{file}`"))?;
+    let manifest = control::restore(BufReader::new(archive), &options.data)
+        .or_fail(|| format!("restoring `{file}`"))?;
+    screen::line(format_args!(
+        "restored {data} as it was at {} ({} files)",
+        screen::moment(manifest.created_ms),
+        manifest.files.len()
+    ))?;
+    screen::note(format_args!("next: `midge up --data {data}`"));
+    Ok(())
+}

@@ -1,0 +1,291 @@
+//! `midge up`: the whole platform on this machine, until it is told to stop.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::fd::FromRawFd as _;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde::Serialize;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::config::{self, Flags, Settings};
+use crate::failure::{Exit, Failure, While as _};
+use crate::profile::{self, Pointed, Profile};
+use crate::screen;
+use crate::telemetry::Log;
+use crate::wiring::{Places, Platform};
+
+/// Run the whole platform on this machine
+///
+/// Apps answer at `http://NAME.DOMAIN:PORT`. The first start makes an admin token, leaves it in the data folder as
+/// `admin.token`, and points the default profile at this platform, so that `midge deploy` needs no ceremony.
+///
+/// SIGTERM and Ctrl-C let requests in flight finish within the grace period; a second one ends at once. Events of
+/// the platform go to standard error, one a line: for people on a terminal, as JSON elsewhere.
+///
+/// Flags win over the environment, the environment over the configuration file. The file, in TOML:
+///
+///   data = "/var/lib/midge"          listen = ["0.0.0.0:80", "[::]:80"]
+///   api = "127.0.0.1:8081"           domain = "apps.example.com"
+///   workers = 4                      grace = "10s"
+///
+///   [ceiling]     the most any app may have: cpu, wall, memory
+///   [node]        of each worker: slots, tenant-slots, resident-apps, connections, trust-forwarded, pin
+///   [control]     versions-kept, wasm (the largest upload), open-metrics
+#[derive(Debug, Args)]
+#[command(
+    verbatim_doc_comment,
+    after_help = "\
+Examples:
+  midge up
+  midge up --listen 0.0.0.0:80 --domain apps.example.com --data /var/lib/midge
+  midge up --config /etc/midge/midge.config.toml
+  midge up --listen 127.0.0.1:0 --api 127.0.0.1:0 --ready-file /tmp/midge.json"
+)]
+pub struct Options {
+    #[command(flatten)]
+    flags: Flags,
+    /// Leave the default profile alone
+    #[arg(long)]
+    no_profile: bool,
+    /// Write a line of JSON with the actual addresses to this file once ready
+    #[arg(long, value_name = "PATH")]
+    ready_file: Option<PathBuf>,
+    /// Write that line to this open file descriptor, and close it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]
+    ready_fd: Option<i32>,
+}
+
+/// What is said once the platform is ready, for programs.
+#[derive(Serialize)]
+struct Ready<'a> {
+    pid: u32,
+    ready_ms: u64,
+    listen: &'a [SocketAddr],
+    api: SocketAddr,
+    data: &'a Path,
+    token_file: &'a Path,
+}
+
+pub async fn run(options: Options) -> Result<(), Failure> {
+    let began = Instant::now();
+    let mut signals = Signals::listen()?;
+    let settings = config::load(options.flags)?;
+    let log = Log::to_stderr();
+    raise_open_files(log);
+
+    let (platform, places) = tokio::select! {
+        started = Platform::start(&settings, log) => started?,
+        // What was started ends with this process.
+        () = signals.next() => return Err(Failure::new(Exit::Interrupted, "stopped before it was ready")),
+    };
+    let ready = Ready {
+        pid: std::process::id(),
+        ready_ms: began.elapsed().as_millis() as u64,
+        listen: &places.listen,
+        api: places.api,
+        data: &settings.data,
+        token_file: &places.token_file,
+    };
+    let pointed = if options.no_profile {
+        None
+    } else {
+        point_profile(&places, log)
+    };
+    let told = tell_programs(&ready, options.ready_file.as_deref(), options.ready_fd)
+        .and_then(|()| tell_people(&settings, &ready, pointed.as_ref()));
+    if let Err(failure) = told {
+        platform.stop().await;
+        return Err(failure);
+    }
+
+    signals.next().await;
+    log.info(&format!(
+        "stopping: requests in flight have {} to finish",
+        settings.grace
+    ));
+    let stopping = Instant::now();
+    tokio::select! {
+        () = platform.stop() => {
+            log.info(&format!("stopped in {} ms", stopping.elapsed().as_millis()));
+            Ok(())
+        }
+        // Workers end with this process: they see their pipe close.
+        () = signals.next() => Err(Failure::new(Exit::Interrupted, "stopped at once; requests in flight were cut off")),
+    }
+}
+
+/// SIGTERM and SIGINT, caught from the first moment on.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Failure> {
+        let catch = |kind| signal(kind).or_fail(|| "catching signals".into());
+        Ok(Self {
+            terminate: catch(SignalKind::terminate())?,
+            interrupt: catch(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Each connection and each resident app takes a descriptor; workers inherit the bound.
+fn raise_open_files(log: Log) {
+    let bound = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: bound.maximum,
+        maximum: bound.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        log.warning(&format!(
+            "the bound on open files stays at {:?}: {error}",
+            bound.current
+        ));
+    }
+}
+
+/// A profile that cannot be written is no reason not to run.
+fn point_profile(places: &Places, log: Log) -> Option<Pointed> {
+    let Some(file) = profile::file() else {
+        log.warning("there is no default profile: neither `XDG_CONFIG_HOME` nor `HOME` is set");
+        return None;
+    };
+    let here = Profile {
+        api: format!("http://{}", reachable(places.api)),
+        token_file: Some(places.token_file.clone()),
+        token: None,
+    };
+    match profile::point_default(&file, here) {
+        Ok(pointed) => Some(pointed),
+        Err(failure) => {
+            log.warning(&format!(
+                "the default profile was not changed: {}",
+                failure.what
+            ));
+            None
+        }
+    }
+}
+
+/// An address that a program on this machine can connect to, where `address` stands for all of them.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        match &mut address {
+            SocketAddr::V4(four) => four.set_ip(std::net::Ipv4Addr::LOCALHOST),
+            SocketAddr::V6(six) => six.set_ip(std::net::Ipv6Addr::LOCALHOST),
+        }
+    }
+    address
+}
+
+fn tell_programs(ready: &Ready, file: Option<&Path>, fd: Option<i32>) -> Result<(), Failure> {
+    let mut line = serde_json::to_string(ready).or_fail(|| "saying where things are".into())?;
+    line.push('\n');
+    if let Some(file) = file {
+        // Whole or not at all: whoever waits for the file may read it at once.
+        profile::replace(
+            &std::path::absolute(file).unwrap_or(file.to_owned()),
+            line.as_bytes(),
+        )
+        .or_fail(|| format!("writing `{}`", file.display()))?;
+    }
+    if let Some(fd) = fd {
+        let mut to = inherited(fd)?;
+        to.write_all(line.as_bytes())
+            .or_fail(|| format!("writing to the descriptor {fd}"))?;
+    }
+    Ok(())
+}
+
+fn inherited(fd: i32) -> Result<File, Failure> {
+    // SAFETY: only asks about the number; a descriptor that is not open answers with an error.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+    // Everything this program opens is closed on exec; what is not came from outside, and nobody else here owns it.
+    if flags < 0 || flags & libc::FD_CLOEXEC != 0 {
+        return Err(Failure::usage(format!(
+            "the descriptor {fd} of `--ready-fd` is not open"
+        )));
+    }
+    // SAFETY: it is open, and as said above this is its only owner.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+fn tell_people(
+    settings: &Settings,
+    ready: &Ready,
+    pointed: Option<&Pointed>,
+) -> Result<(), Failure> {
+    let (port, domain) = (ready.listen[0].port(), settings.domain.as_str());
+    let listen: Vec<_> = ready.listen.iter().map(ToString::to_string).collect();
+    screen::line(format_args!(
+        "midge {} ready in {} ms",
+        env!("CARGO_PKG_VERSION"),
+        ready.ready_ms
+    ))?;
+    screen::line(format_args!(
+        "  apps    http://NAME.{domain}:{port}  (listening on {}, {} workers)",
+        listen.join(", "),
+        settings.workers
+    ))?;
+    screen::line(format_args!("  API     http://{}", reachable(ready.api)))?;
+    screen::line(format_args!("  data    {}", ready.data.display()))?;
+    if let Some(file) = &settings.file {
+        screen::line(format_args!("  config  {}", file.display()))?;
+    }
+    match pointed {
+        Some(Pointed::Here) => {}
+        Some(Pointed::Elsewhere(api)) => {
+            screen::line(format_args!(
+                "  note    the default profile points at {api} and was left alone"
+            ))?;
+            tell_token(ready)?;
+        }
+        None => tell_token(ready)?,
+    }
+    Ok(())
+}
+
+fn tell_token(ready: &Ready) -> Result<(), Failure> {
+    screen::line(format_args!(
+        "  token   MIDGE_API=http://{} MIDGE_TOKEN=\"$(cat {})\"",
+        reachable(ready.api),
+        ready.token_file.display()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_for_everyone_is_reached_through_loopback() {
+        for (address, reached) in [
+            ("0.0.0.0:80", "127.0.0.1:80"),
+            ("[::]:80", "[::1]:80"),
+            ("192.0.2.1:80", "192.0.2.1:80"),
+        ] {
+            assert_eq!(reachable(address.parse().unwrap()).to_string(), reached);
+        }
+    }
+
+    #[test]
+    fn a_descriptor_of_our_own_is_not_taken_for_an_inherited_one() {
+        use std::os::fd::AsRawFd as _;
+        let ours = tempfile::tempfile().unwrap();
+        assert!(inherited(ours.as_raw_fd()).is_err());
+        assert!(inherited(999_999).is_err());
+    }
+}

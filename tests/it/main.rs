@@ -1,0 +1,15 @@
+//! The whole platform, through its front doors: what the README promises, as sentences.
+
+mod bodies;
+mod command_line;
+mod deployments;
+mod examples;
+mod guests;
+mod lifetimes;
+mod limits;
+mod machine;
+mod operator;
+mod reference;
+mod requests;
+mod tokens;
+mod uploads;

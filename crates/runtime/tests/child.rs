@@ -1,0 +1,113 @@
+//! The compile child as a process of its own, under exactly the limits that control sets. This program is both: given
+//! `compile-child` it is the child, else it starts itself as one for each case.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode, ExitStatus, Stdio};
+
+use model::limits;
+use model::pipe::CompileReport;
+use rustix::process::{Resource, Rlimit};
+
+fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("compile-child") {
+        return runtime::compile::child();
+    }
+    a_command_is_compiled_within_the_limits();
+    a_large_function_is_compiled_within_the_limits();
+    a_refused_upload_is_a_success();
+    without_a_place_for_the_code_the_child_fails();
+    println!("test child ... ok");
+    ExitCode::SUCCESS
+}
+
+fn a_command_is_compiled_within_the_limits() {
+    let wasm = wat::parse_str(r#"(module (memory 1) (func (export "_start")))"#).unwrap();
+    let (status, report, native) = run(&wasm);
+    assert!(status.success(), "{status}");
+    let CompileReport::Compiled { native_bytes, .. } = report.unwrap() else {
+        panic!("it is compiled");
+    };
+    assert_eq!(native_bytes, native.len() as u64);
+    assert!(native.starts_with(b"\x7fELF"));
+}
+
+fn a_large_function_is_compiled_within_the_limits() {
+    let body = "(drop (i32.load (i32.const 4)))".repeat(100_000);
+    let wat = format!(r#"(module (memory 1) (func (export "_start") {body}))"#);
+    let (status, report, _) = run(&wat::parse_str(wat).unwrap());
+    assert!(status.success(), "{status}");
+    assert!(
+        matches!(report, Some(CompileReport::Compiled { .. })),
+        "{report:?}"
+    );
+}
+
+fn a_refused_upload_is_a_success() {
+    let (status, report, native) = run(b"(module)");
+    assert!(status.success(), "{status}");
+    let Some(CompileReport::Refused { code, text }) = report else {
+        panic!("it is refused");
+    };
+    assert_eq!(code, "not-wasm");
+    assert!(text.contains("text format"), "{text}");
+    assert!(native.is_empty());
+}
+
+fn without_a_place_for_the_code_the_child_fails() {
+    let child = Command::new(std::env::current_exe().unwrap())
+        .arg("compile-child")
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(child.status.code(), Some(1));
+    let text = String::from_utf8(child.stderr).unwrap();
+    assert!(text.contains("descriptor 3"), "{text}");
+}
+
+/// Runs a child over `wasm`: how it ended, what it says and what it wrote.
+fn run(wasm: &[u8]) -> (ExitStatus, Option<CompileReport>, Vec<u8>) {
+    let mut upload = tempfile::tempfile().unwrap();
+    upload.write_all(wasm).unwrap();
+    upload.rewind().unwrap();
+    let mut native: File = tempfile::tempfile().unwrap();
+    let descriptor = native.as_raw_fd();
+    let mib = (wasm.len() as u64).div_ceil(1 << 20);
+    let cpu = (limits::COMPILE_CPU.default.0 + mib * limits::COMPILE_CPU_PER_MIB.default.0) / 1000;
+    let bounds = [
+        (Resource::As, limits::COMPILE_MEMORY.default.bytes()),
+        (Resource::Cpu, cpu),
+        (Resource::Fsize, limits::NATIVE.default.bytes()),
+        (Resource::Core, 0),
+        (Resource::Nofile, 64),
+    ];
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.arg("compile-child").env_clear().stdin(upload);
+    // SAFETY: between fork and exec only system calls are made.
+    unsafe {
+        command.pre_exec(move || {
+            for (resource, most) in bounds {
+                let limit = Rlimit {
+                    current: Some(most),
+                    maximum: Some(most),
+                };
+                rustix::process::setrlimit(resource, limit)?;
+            }
+            match libc::dup2(descriptor, 3) {
+                3 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        });
+    }
+    let child = command.output().unwrap();
+    let mut code = Vec::new();
+    native.rewind().unwrap();
+    native.read_to_end(&mut code).unwrap();
+    (
+        child.status,
+        serde_json::from_slice(&child.stdout).ok(),
+        code,
+    )
+}

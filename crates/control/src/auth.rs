@@ -94,8 +94,6 @@ pub(crate) struct Caller {
 pub(crate) enum Reach<'a> {
     /// The platform itself.
     Platform,
-    /// A tenant as a whole.
-    Tenant(&'a TenantName),
     /// Something of a tenant that each of its apps needs, such as its uploads.
     Within(&'a TenantName),
     App(&'a AppId),
@@ -116,10 +114,6 @@ impl Caller {
         let in_app = |other: &AppName| app.as_ref().is_none_or(|own| own == other);
         let (reaches, on) = match reach {
             Reach::Platform => (tenant.is_none(), "the platform".to_owned()),
-            Reach::Tenant(tenant) => (
-                in_tenant(tenant) && app.is_none(),
-                format!("the tenant `{tenant}`"),
-            ),
             Reach::Within(tenant) => (in_tenant(tenant), format!("the tenant `{tenant}`")),
             Reach::App(id) => (
                 in_tenant(&id.tenant) && in_app(&id.app),
@@ -219,20 +213,14 @@ mod tests {
         }
         check("-/- deploy", Verb::Admin, Reach::Platform, false);
         check("alice/- admin", Verb::Admin, Reach::App(&shop), true);
-        check("alice/- admin", Verb::Admin, Reach::Tenant(&alice), true);
+        check("alice/- admin", Verb::Admin, Reach::Within(&alice), true);
         check("alice/- admin", Verb::Read, Reach::Platform, false);
         check("alice/- admin", Verb::Read, Reach::App(&bobs), false);
-        check("alice/- admin", Verb::Read, Reach::Tenant(&bob), false);
+        check("alice/- admin", Verb::Read, Reach::Within(&bob), false);
         check("alice/- read", Verb::Deploy, Reach::App(&shop), false);
         check("alice/shop deploy", Verb::Deploy, Reach::App(&shop), true);
         check("alice/shop deploy", Verb::Read, Reach::App(&cart), false);
         check("alice/shop deploy", Verb::Deploy, Reach::App(&bobs), false);
-        check(
-            "alice/shop deploy",
-            Verb::Read,
-            Reach::Tenant(&alice),
-            false,
-        );
         check(
             "alice/shop deploy",
             Verb::Deploy,

@@ -325,7 +325,7 @@ async fn adopt_restored(data: &Path, distribution: &dyn Distribution) -> Result<
 
 /// Makes the native code that is missing, what is served now first: after an upgrade of the engine, that is all of it.
 async fn make_missing(platform: Arc<Platform>) {
-    let wasms = match platform.records.read(|c| versions::wasms(c)).await {
+    let wasms = match platform.records.read(versions::wasms).await {
         Ok(wasms) => wasms,
         Err(error) => return platform.notice(format!("native code cannot be checked: {error}")),
     };

@@ -117,7 +117,7 @@ fn unpack(archive: impl Read, place: &Path) -> Result<BackupManifest, RestoreErr
     }
     let keys = keys::FILES.map(|name| format!("keys/{name}"));
     let needed = keys.iter().map(String::as_str).chain(["records.db"]);
-    for path in expected.into_keys() {
+    if let Some(path) = expected.into_keys().next() {
         let what = "it is missing".to_owned();
         let path = path.to_owned();
         return Err(RestoreError::Damaged { path, what });

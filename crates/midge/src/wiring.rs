@@ -1,7 +1,6 @@
 //! How the parts are put together: the only place that chooses backends.
 
 use std::ffi::OsString;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -251,10 +250,8 @@ fn serve(control: &Control, listener: TcpListener) -> Result<Api, Failure> {
 }
 
 /// Ends when told to, or when nobody is left who could.
-fn ended(stopping: oneshot::Receiver<()>) -> impl Future<Output = ()> {
-    async move {
-        let _ = stopping.await;
-    }
+async fn ended(stopping: oneshot::Receiver<()>) {
+    let _ = stopping.await;
 }
 
 /// Logs what the control plane tells the operator.

@@ -363,7 +363,9 @@ impl AsyncWrite for Stdout {
 mod tests {
     use super::*;
 
-    fn check(head: &str, expected: Result<(u16, &[(&str, &str)]), &str>) {
+    type Expected<'a> = Result<(u16, &'a [(&'a str, &'a str)]), &'a str>;
+
+    fn check(head: &str, expected: Expected<'_>) {
         let found = parse_head(head.as_bytes());
         match expected {
             Ok((status, fields)) => {

@@ -50,7 +50,7 @@ pub(super) async fn status(
     caller: Caller,
 ) -> Result<axum::Json<Status>, Refused> {
     caller.check(Verb::Read, Reach::Platform)?;
-    let apps = platform.records.read(|c| apps::count(c)).await?;
+    let apps = platform.records.read(apps::count).await?;
     let reports = platform.distribution.reports();
     let nodes = reports
         .borrow()
@@ -75,7 +75,7 @@ pub(super) async fn metrics(
         let caller = gate::caller(&platform, &request).await?;
         caller.check(Verb::Read, Reach::Platform)?;
     }
-    let apps = platform.records.read(|c| apps::count(c)).await?;
+    let apps = platform.records.read(apps::count).await?;
     let mut text = String::new();
     for (name, help, value) in [
         ("midge_control_apps", "Apps of the platform", apps),

@@ -21,7 +21,7 @@ use crate::versions::VersionError;
 /// A request that is not answered as asked.
 #[derive(Debug)]
 pub(crate) struct Refused {
-    problem: Problem,
+    problem: Box<Problem>,
     retry_after: Option<u64>,
     /// What only the operator may know of it.
     inner: Option<String>,
@@ -34,7 +34,7 @@ pub(crate) struct Inner(pub String);
 impl Refused {
     pub fn new(status: u16, code: &str, title: &str, detail: impl Into<String>) -> Self {
         Self {
-            problem: Problem::new(status, code, title, detail),
+            problem: Box::new(Problem::new(status, code, title, detail)),
             retry_after: None,
             inner: None,
         }

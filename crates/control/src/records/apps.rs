@@ -34,8 +34,6 @@ impl App {
 pub(crate) struct Claimed {
     pub id: AppId,
     pub route: Route,
-    /// Whether the host is the one that the app's name gives it.
-    pub own: bool,
 }
 
 /// The tenants, by name.
@@ -211,7 +209,6 @@ fn claimed(row: &Row<'_>) -> rusqlite::Result<Claimed> {
             host: parsed(row, "host")?,
             path: parsed::<PathPrefix>(row, "path")?,
         },
-        own: row.get("own")?,
     })
 }
 

@@ -1,28 +1,17 @@
-//! The compile child as a process of its own, under exactly the limits that control sets. This program is both: given
-//! `compile-child` it is the child, else it starts itself as one for each case.
+//! The compile child as a process of its own, under exactly the limits that control sets.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt as _;
-use std::process::{Command, ExitCode, ExitStatus, Stdio};
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Stdio};
 
 use model::limits;
 use model::pipe::CompileReport;
 use rustix::process::{Resource, Rlimit};
 
-fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some("compile-child") {
-        return runtime::compile::child();
-    }
-    a_command_is_compiled_within_the_limits();
-    a_large_function_is_compiled_within_the_limits();
-    a_refused_upload_is_a_success();
-    without_a_place_for_the_code_the_child_fails();
-    println!("test child ... ok");
-    ExitCode::SUCCESS
-}
-
+#[test]
 fn a_command_is_compiled_within_the_limits() {
     let wasm = wat::parse_str(r#"(module (memory 1) (func (export "_start")))"#).unwrap();
     let (status, report, native) = run(&wasm);
@@ -34,6 +23,7 @@ fn a_command_is_compiled_within_the_limits() {
     assert!(native.starts_with(b"\x7fELF"));
 }
 
+#[test]
 fn a_large_function_is_compiled_within_the_limits() {
     let body = "(drop (i32.load (i32.const 4)))".repeat(100_000);
     let wat = format!(r#"(module (memory 1) (func (export "_start") {body}))"#);
@@ -45,6 +35,7 @@ fn a_large_function_is_compiled_within_the_limits() {
     );
 }
 
+#[test]
 fn a_refused_upload_is_a_success() {
     let (status, report, native) = run(b"(module)");
     assert!(status.success(), "{status}");
@@ -56,15 +47,22 @@ fn a_refused_upload_is_a_success() {
     assert!(native.is_empty());
 }
 
+#[test]
 fn without_a_place_for_the_code_the_child_fails() {
-    let child = Command::new(std::env::current_exe().unwrap())
-        .arg("compile-child")
+    let child = Command::new(program())
         .stdin(Stdio::null())
         .output()
         .unwrap();
     assert_eq!(child.status.code(), Some(1));
     let text = String::from_utf8(child.stderr).unwrap();
     assert!(text.contains("descriptor 3"), "{text}");
+}
+
+/// `examples/compile-child.rs`, which `cargo test` builds beside the tests.
+fn program() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let built = test.parent().unwrap().parent().unwrap();
+    built.join("examples/compile-child")
 }
 
 /// Runs a child over `wasm`: how it ended, what it says and what it wrote.
@@ -83,8 +81,8 @@ fn run(wasm: &[u8]) -> (ExitStatus, Option<CompileReport>, Vec<u8>) {
         (Resource::Core, 0),
         (Resource::Nofile, 64),
     ];
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.arg("compile-child").env_clear().stdin(upload);
+    let mut command = Command::new(program());
+    command.env_clear().stdin(upload);
     // SAFETY: between fork and exec only system calls are made.
     unsafe {
         command.pre_exec(move || {

@@ -1,3 +1,5 @@
+//! Every refusal and every kind of guest, as tables.
+
 use model::{GuestKind, Import};
 use wit_component::{StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;

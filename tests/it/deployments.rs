@@ -26,7 +26,7 @@ fn a_deployment_is_live_when_it_says_so() {
         assert_eq!(deployed.deployment.version, version(number).unwrap());
         assert_eq!(
             deployed.urls,
-            [format!("http://shop.localhost:{}", platform.listen.port())]
+            [format!("http://shop.localhost:{}/", platform.listen.port())]
         );
         platform.get("shop", "/").is(200).says(&number.to_string());
         let kept = connection.get_or_insert_with(|| platform.connect("shop"));
@@ -274,11 +274,18 @@ fn two_apps_cannot_have_one_route() {
     let platform = Platform::start();
     let route = "[[route]]\nhost = 'shop.example.com'";
     platform.deploy_with("one", &guest("hello"), route);
-    let two = platform
+    platform
         .api
         .publish_or_refuse(&manifest_of("two", route), &guest("hello"));
+    let two = platform
+        .api
+        .move_to("two", version(1), DeploymentCause::Deploy, None);
     assert_eq!(two.reply.status(), 409, "{}", two.reply.text());
-    assert!(two.reply.text().contains("`one`"), "{}", two.reply.text());
+    assert!(
+        two.reply.text().contains("shop.example.com"),
+        "{}",
+        two.reply.text()
+    );
 }
 
 #[test]

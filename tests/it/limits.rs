@@ -95,7 +95,7 @@ fn statuses_pass_as_the_guest_says_them() {
             "{status}"
         );
     }
-    for status in [0, 99, 600, 1000] {
+    for status in [0, 99, 100, 101, 103, 600, 1000] {
         let reply = platform.get("status", &format!("/{status}"));
         assert!(
             matches!(reply.status(), 500 | 502),
@@ -103,12 +103,6 @@ fn statuses_pass_as_the_guest_says_them() {
             reply.status()
         );
         assert!(reply.header("midge-error").is_some(), "{status}");
-    }
-    for status in [100, 101, 103] {
-        platform
-            .get("status", &format!("/{status}"))
-            .is(502)
-            .fails("bad-response");
     }
 }
 

@@ -95,13 +95,14 @@ impl Natives {
         let header = self
             .fetched(&ArtifactKey::NativeHeader(wasm, build.clone()))
             .await?;
-        let (Some(_), Some(header)) = (body, header) else {
+        let (Some(body), Some(header)) = (body, header) else {
             return Ok(None);
         };
-        Ok(self
-            .is_ours(&header, wasm, build)
-            .await
-            .then_some(inspection))
+        // Damaged code is as good as none: it is made again.
+        Ok(match self.signed_header(&header, wasm, build).await {
+            Some(header) if has_digest(body, header.body).await => Some(inspection),
+            _ => None,
+        })
     }
 
     async fn fetched(&self, key: &ArtifactKey) -> Result<Option<PathBuf>, NativeError> {
@@ -112,15 +113,18 @@ impl Natives {
         }
     }
 
-    /// Whether the header at `path` is signed with the present key and means this code.
-    async fn is_ours(&self, path: &Path, wasm: Digest, build: &BuildKey) -> bool {
-        let Ok(bytes) = tokio::fs::read(path).await else {
-            return false;
-        };
+    /// The header at `path`, if it is signed with the present key and means this code.
+    async fn signed_header(
+        &self,
+        path: &Path,
+        wasm: Digest,
+        build: &BuildKey,
+    ) -> Option<NativeHeader> {
+        let bytes = tokio::fs::read(path).await.ok()?;
         serde_json::from_slice::<Signed<NativeHeader>>(&bytes)
             .ok()
             .and_then(|header| header.verify(&self.keys.compile.public()).ok())
-            .is_some_and(|header| header.wasm == wasm && header.build == *build)
+            .filter(|header| header.wasm == wasm && header.build == *build)
     }
 
     async fn make_in_turn(

@@ -229,7 +229,6 @@ fn numbers(folder: &Path) -> io::Result<Vec<u64>> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
 
     use distribution::embedded::Embedded;
 

@@ -50,6 +50,16 @@ impl Connection {
             .expect("a connected socket has an address")
     }
 
+    /// Names another host from now on.
+    pub fn host(&mut self, host: &str) {
+        host.clone_into(&mut self.host);
+    }
+
+    /// The socket itself; what was read ahead is lost.
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
     /// Sends bytes as they are.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)

@@ -1,0 +1,52 @@
+//! What PROMISES.md promises, measured: `cargo xtask bench [NAME]`. Each figure beside its bound, as a row of a table.
+
+mod apps;
+mod cold;
+mod generator;
+mod request;
+mod row;
+mod workers;
+
+use std::process::ExitCode;
+
+use row::Row;
+
+type Bench = (&'static str, fn() -> Vec<Row>);
+
+const BENCHES: [Bench; 4] = [
+    ("request", request::measure),
+    ("workers", workers::measure),
+    ("cold", cold::measure),
+    ("apps", apps::measure),
+];
+
+fn main() -> ExitCode {
+    let names: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(unknown) = names
+        .iter()
+        .find(|name| !BENCHES.iter().any(|(known, _)| known == name))
+    {
+        let known: Vec<&str> = BENCHES.iter().map(|(name, _)| *name).collect();
+        eprintln!(
+            "there is no bench `{unknown}`; there are: {}",
+            known.join(", ")
+        );
+        return ExitCode::from(2);
+    }
+    let mut broken = 0;
+    println!("{}", row::HEAD);
+    for (name, measure) in BENCHES {
+        if names.is_empty() || names.iter().any(|wanted| wanted == name) {
+            for row in measure() {
+                broken += u32::from(!row.holds());
+                println!("{}", row.text(name));
+            }
+        }
+    }
+    if broken == 0 {
+        ExitCode::SUCCESS
+    } else {
+        eprintln!("{broken} promises are not kept here");
+        ExitCode::FAILURE
+    }
+}

@@ -30,8 +30,15 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<(), Failure> {
     let (file, data) = (options.file.display(), options.data.display());
     let archive = File::open(&options.file).or_fail(|| format!("opening the backup `{file}`"))?;
-    let manifest = control::restore(BufReader::new(archive), &options.data)
-        .or_fail(|| format!("restoring `{file}`"))?;
+    let manifest = control::restore(BufReader::new(archive), &options.data).map_err(|error| {
+        let full = matches!(error, control::RestoreError::NotEmpty(_));
+        let failure = Failure::failed(format!("restoring `{file}`: {error}"));
+        if full {
+            failure.hint("name a folder that does not exist yet, and start the platform on it")
+        } else {
+            failure
+        }
+    })?;
     screen::line(format_args!(
         "restored {data} as it was at {} ({} files)",
         screen::moment(manifest.created_ms),

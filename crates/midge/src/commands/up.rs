@@ -1,7 +1,7 @@
 //! `midge up`: the whole platform on this machine, until it is told to stop.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::FromRawFd as _;
 use std::path::{Path, PathBuf};
@@ -26,26 +26,39 @@ use crate::wiring::{Places, Platform};
 ///
 /// SIGTERM and Ctrl-C let requests in flight finish within the grace period; a second one ends at once. Events of
 /// the platform go to standard error, one a line: for people on a terminal, as JSON elsewhere.
-///
-/// Flags win over the environment, the environment over the configuration file. The file, in TOML:
-///
-///   data = "/var/lib/midge"          listen = ["0.0.0.0:80", "[::]:80"]
-///   api = "127.0.0.1:8081"           domain = "apps.example.com"
-///   workers = 4                      grace = "10s"
-///
-///   [ceiling]     the most any app may have: cpu, wall, memory
-///   [node]        of each worker: slots, tenant-slots, resident-apps, connections, trust-forwarded, pin
-///   [control]     versions-kept, wasm (the largest upload), open-metrics
 #[derive(Debug, Args)]
-#[command(
-    verbatim_doc_comment,
-    after_help = "\
+#[command(after_help = "\
+Configuration file (TOML; flags win over the environment, the environment over the file):
+  data = \"/var/lib/midge\"
+  listen = [\"0.0.0.0:80\", \"[::]:80\"]
+  api = \"127.0.0.1:8081\"
+  domain = \"apps.example.com\"
+  workers = 4
+  grace = \"10s\"
+
+  [ceiling]                   # the most any app may have
+  cpu = \"30s\"
+  wall = \"5m\"
+  memory = \"512MiB\"
+
+  [node]                      # of each worker
+  slots = 1000                # instances live at once
+  tenant-slots = 500          # of them, of one tenant
+  resident-apps = 4000
+  connections = 10000
+  trust-forwarded = false     # believe `forwarded` and `x-forwarded-*` of requests
+  pin = false                 # keep each worker on a core of its own
+
+  [control]
+  versions-kept = 100
+  wasm = \"100MiB\"           # the largest upload
+  open-metrics = false        # answer /metrics without a token
+
 Examples:
   midge up
   midge up --listen 0.0.0.0:80 --domain apps.example.com --data /var/lib/midge
   midge up --config /etc/midge/midge.config.toml
-  midge up --listen 127.0.0.1:0 --api 127.0.0.1:0 --ready-file /tmp/midge.json"
-)]
+  midge up --listen 127.0.0.1:0 --api 127.0.0.1:0 --ready-file /tmp/midge.json")]
 pub struct Options {
     #[command(flatten)]
     flags: Flags,
@@ -75,6 +88,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let began = Instant::now();
     let mut signals = Signals::listen()?;
     let settings = config::load(options.flags)?;
+    let ready_fd = options.ready_fd.map(inherited).transpose()?;
     let log = Log::to_stderr();
     raise_open_files(log);
 
@@ -96,12 +110,12 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     } else {
         point_profile(&places, log)
     };
-    let told = tell_programs(&ready, options.ready_file.as_deref(), options.ready_fd)
-        .and_then(|()| tell_people(&settings, &ready, pointed.as_ref()));
-    if let Err(failure) = told {
+    if let Err(failure) = tell_programs(&ready, options.ready_file.as_deref(), ready_fd) {
         platform.stop().await;
         return Err(failure);
     }
+    // Nobody may be reading: that is no reason not to run.
+    let _ = tell_people(&settings, &ready, pointed.as_ref());
 
     signals.next().await;
     log.info(&format!(
@@ -191,36 +205,43 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-fn tell_programs(ready: &Ready, file: Option<&Path>, fd: Option<i32>) -> Result<(), Failure> {
+fn tell_programs(ready: &Ready, file: Option<&Path>, fd: Option<File>) -> Result<(), Failure> {
     let mut line = serde_json::to_string(ready).or_fail(|| "saying where things are".into())?;
     line.push('\n');
     if let Some(file) = file {
-        // Whole or not at all: whoever waits for the file may read it at once.
-        profile::replace(
-            &std::path::absolute(file).unwrap_or(file.to_owned()),
-            line.as_bytes(),
-        )
-        .or_fail(|| format!("writing `{}`", file.display()))?;
+        write_ready(file, line.as_bytes()).or_fail(|| format!("writing `{}`", file.display()))?;
     }
-    if let Some(fd) = fd {
-        let mut to = inherited(fd)?;
-        to.write_all(line.as_bytes())
-            .or_fail(|| format!("writing to the descriptor {fd}"))?;
+    if let Some(mut fd) = fd {
+        fd.write_all(line.as_bytes())
+            .or_fail(|| "writing to the descriptor of `--ready-fd`".into())?;
     }
     Ok(())
+}
+
+/// Whole or not at all: whoever waits for the file may read it at once. What is no file, such as a pipe or a
+/// terminal, is written to and never replaced.
+fn write_ready(file: &Path, line: &[u8]) -> io::Result<()> {
+    match std::fs::metadata(file) {
+        Ok(found) if !found.is_file() => File::options().write(true).open(file)?.write_all(line),
+        _ => profile::replace(&std::path::absolute(file)?, line),
+    }
 }
 
 fn inherited(fd: i32) -> Result<File, Failure> {
     // SAFETY: only asks about the number; a descriptor that is not open answers with an error.
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
     // Everything this program opens is closed on exec; what is not came from outside, and nobody else here owns it.
+    // Workers and compile children must not keep it open: hence the duplicate, which is closed on exec.
     if flags < 0 || flags & libc::FD_CLOEXEC != 0 {
         return Err(Failure::usage(format!(
             "the descriptor {fd} of `--ready-fd` is not open"
         )));
     }
     // SAFETY: it is open, and as said above this is its only owner.
-    Ok(unsafe { File::from_raw_fd(fd) })
+    let inherited = unsafe { File::from_raw_fd(fd) };
+    inherited
+        .try_clone()
+        .or_fail(|| format!("taking the descriptor {fd}"))
 }
 
 fn tell_people(
@@ -279,6 +300,20 @@ mod tests {
         ] {
             assert_eq!(reachable(address.parse().unwrap()).to_string(), reached);
         }
+    }
+
+    #[test]
+    fn the_ready_line_is_whole_or_not_there_and_replaces_files_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ready");
+        for line in ["one\n", "two\n"] {
+            write_ready(&file, line.as_bytes()).unwrap();
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), line);
+        }
+        let link = folder.path().join("null");
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+        write_ready(&link, b"x").unwrap();
+        assert_eq!(std::fs::read_link(&link).unwrap(), Path::new("/dev/null"));
     }
 
     #[test]

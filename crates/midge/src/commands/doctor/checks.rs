@@ -1,75 +1,13 @@
-//! `midge doctor`: whether this machine can run the platform well, and what to do where it cannot.
-//!
-//! Facts are gathered first; each check is a function of them.
+//! The checks: each a function of the facts, that says what to do where it does not end well.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-use clap::Args;
 use model::{Size, limits};
-use rustix::process::{Resource, getrlimit};
-use serde::Serialize;
 
-use crate::args::Form;
-use crate::config::{self, Flags, Settings};
-use crate::failure::Failure;
+use super::facts::{Facts, NAP};
 use crate::screen;
 
-/// Check whether this machine can run the platform, and say what to do where it cannot
-///
-/// Takes the flags and the configuration file of `midge up`, and checks what those settings need. `ok` is well, `note`
-/// works with less, `failed` must be put right: then the exit code is 1. With `--json`: an array of objects with
-/// `check`, `verdict`, `what` and `to_do`.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  midge doctor
-  midge doctor --config /etc/midge/midge.config.toml --json")]
-pub struct Options {
-    #[command(flatten)]
-    form: Form,
-    #[command(flatten)]
-    flags: Flags,
-}
-
-/// What was found out about the machine, and what the settings need of it.
-struct Facts {
-    /// As `uname -r` says it.
-    kernel: String,
-    /// The most descriptors a process may open.
-    descriptors: Bound,
-    /// The most address space a process may have.
-    address_space: Bound,
-    /// `vm.max_map_count`; none if it cannot be read.
-    mappings: Option<u64>,
-    /// `vm.overcommit_memory`.
-    overcommit: Option<u64>,
-    pagemap_scan: bool,
-    /// Why a sealed file in memory cannot be made, if so.
-    memory_file: Option<String>,
-    /// Why `/proc/self/fd` cannot be read, if so.
-    proc_folder: Option<String>,
-    /// Milliseconds since 1970-01-01T00:00:00Z.
-    now_ms: u64,
-    /// How far the monotonic clock moved over a sleep of [`NAP`].
-    nap: Duration,
-    data: PathBuf,
-    /// Bytes free where the data folder is or will be, or why that is not known.
-    free: Result<u64, String>,
-    /// Why the data folder cannot be written, if so.
-    unwritable: Option<String>,
-    slots: u64,
-    resident_apps: u64,
-    connections: u64,
-}
-
-/// A resource limit; `None` is none.
-type Bound = Option<u64>;
-
+/// How one check ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Verdict {
+pub enum Verdict {
     Ok(String),
     /// The platform runs, with less.
     Note {
@@ -82,9 +20,10 @@ enum Verdict {
     },
 }
 
-type Check = (&'static str, fn(&Facts) -> Verdict);
+/// A check's name, and what it makes of the facts.
+pub type Check = (&'static str, fn(&Facts) -> Verdict);
 
-const CHECKS: [Check; 10] = [
+pub const CHECKS: [Check; 10] = [
     ("kernel", kernel),
     ("open files", open_files),
     ("memory mappings", mappings),
@@ -100,8 +39,6 @@ const CHECKS: [Check; 10] = [
 /// The oldest kernel line that is maintained and has everything Midge insists on.
 const KERNEL: (u64, u64) = (5, 10);
 
-const NAP: Duration = Duration::from_millis(2);
-
 /// 2026-01-01T00:00:00Z: before this there was no Midge.
 const BEGINNING_MS: u64 = 1_767_225_600_000;
 /// 2100-01-01T00:00:00Z.
@@ -114,121 +51,6 @@ const SPARE_MAPPINGS: u64 = 1_024;
 /// What the kernel counts for each live instance and each resident app.
 const MAPPINGS_OF_A_SLOT: u64 = 6;
 const MAPPINGS_OF_AN_APP: u64 = 3;
-
-pub fn run(options: Options) -> Result<(), Failure> {
-    let settings = config::load(options.flags)?;
-    let facts = gather(&settings);
-    let verdicts: Vec<_> = CHECKS
-        .iter()
-        .map(|(name, check)| (*name, check(&facts)))
-        .collect();
-    if options.form.json {
-        let lines: Vec<_> = verdicts
-            .iter()
-            .map(|(name, verdict)| Line::new(name, verdict))
-            .collect();
-        screen::json(&lines)?;
-    } else {
-        for (name, verdict) in &verdicts {
-            screen::line(for_people(name, verdict))?;
-        }
-    }
-    let failed = |verdict: &Verdict| matches!(verdict, Verdict::Failed { .. });
-    match verdicts.iter().filter(|(_, v)| failed(v)).count() {
-        0 => Ok(()),
-        count => Err(Failure::failed(format!(
-            "{count} of {} checks failed; what to do is said above",
-            CHECKS.len()
-        ))),
-    }
-}
-
-/// A verdict for scripts.
-#[derive(Serialize)]
-struct Line<'a> {
-    check: &'a str,
-    verdict: &'static str,
-    what: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    to_do: Option<&'a str>,
-}
-
-impl<'a> Line<'a> {
-    fn new(check: &'a str, verdict: &'a Verdict) -> Self {
-        let (verdict, what, to_do) = match verdict {
-            Verdict::Ok(what) => ("ok", what, None),
-            Verdict::Note { what, to_do } => ("note", what, Some(to_do.as_str())),
-            Verdict::Failed { what, to_do } => ("failed", what, Some(to_do.as_str())),
-        };
-        Self {
-            check,
-            verdict,
-            what,
-            to_do,
-        }
-    }
-}
-
-fn for_people(name: &str, verdict: &Verdict) -> String {
-    let line = Line::new(name, verdict);
-    let mut text = format!("{:6}  {name}: {}", line.verdict, line.what);
-    if let Some(to_do) = line.to_do {
-        text.push_str("\n        → ");
-        text.push_str(to_do);
-    }
-    text
-}
-
-fn gather(settings: &Settings) -> Facts {
-    let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse().ok();
-    let existing = nearest_existing(&settings.data);
-    let before = Instant::now();
-    std::thread::sleep(NAP);
-    Facts {
-        kernel: rustix::system::uname()
-            .release()
-            .to_string_lossy()
-            .into_owned(),
-        descriptors: getrlimit(Resource::Nofile).maximum,
-        address_space: getrlimit(Resource::As).current,
-        mappings: number("/proc/sys/vm/max_map_count"),
-        overcommit: number("/proc/sys/vm/overcommit_memory"),
-        pagemap_scan: runtime::pagemap_scan_available(),
-        memory_file: sealed_memory_file().err().map(|error| error.to_string()),
-        proc_folder: fs::read_dir("/proc/self/fd")
-            .err()
-            .map(|error| error.to_string()),
-        now_ms: SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_millis() as u64),
-        nap: before.elapsed(),
-        free: rustix::fs::statvfs(&existing)
-            .map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize))
-            .map_err(|error| error.to_string()),
-        unwritable: rustix::fs::access(
-            &existing,
-            rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK,
-        )
-        .err()
-        .map(|error| format!("`{}`: {error}", existing.display())),
-        data: settings.data.clone(),
-        slots: settings.node.slots,
-        resident_apps: settings.node.resident_apps,
-        connections: settings.node.connections,
-    }
-}
-
-fn nearest_existing(path: &Path) -> PathBuf {
-    let mut ancestors = path.ancestors();
-    let found = ancestors.find(|ancestor| ancestor.exists());
-    found.unwrap_or(Path::new("/")).to_owned()
-}
-
-fn sealed_memory_file() -> io::Result<()> {
-    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-    let file = memfd_create("midge-doctor", MemfdFlags::ALLOW_SEALING)?;
-    Ok(fcntl_add_seals(file, SealFlags::WRITE)?)
-}
 
 fn ok(what: impl Into<String>) -> Verdict {
     Verdict::Ok(what.into())
@@ -409,6 +231,9 @@ fn data_folder(facts: &Facts) -> Verdict {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::{Line, for_people};
     use super::*;
 
     fn good() -> Facts {
@@ -522,19 +347,5 @@ mod tests {
             "--data",
         );
         assert_eq!(spoiled.len(), CHECKS.len(), "every check was made to fail");
-    }
-
-    #[test]
-    fn facts_can_be_gathered_here() {
-        let settings = config::load(Flags {
-            data: Some("/nonexistent/deep/folder".into()),
-            ..Flags::default()
-        });
-        let facts = gather(&settings.unwrap());
-        assert!(facts.mappings.is_some() && facts.proc_folder.is_none());
-        assert!(
-            facts.free.is_ok(),
-            "the nearest folder that exists is asked"
-        );
     }
 }

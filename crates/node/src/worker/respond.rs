@@ -35,6 +35,8 @@ enum Content {
         body: ReplyBody,
         /// Whether the head says how long it is; then the body's own idea must not count beside it.
         sized: bool,
+        /// Why the body will not be whole, until hyper has written what came before.
+        cut: Option<Truncated>,
     },
 }
 
@@ -54,7 +56,11 @@ pub fn pass(
     exchange.replied(parts.status.as_u16());
     link.replying();
     let reply = Reply {
-        content: Content::Guest { body, sized },
+        content: Content::Guest {
+            body,
+            sized,
+            cut: None,
+        },
         link,
         exchange: Some(exchange),
         bytes: 0,
@@ -169,13 +175,11 @@ fn is_length(text: &[u8]) -> bool {
 
 /// Connections are ours, and so are headers that begin with `midge-`.
 fn remove_what_ends_here(headers: &mut HeaderMap) {
-    let ours = |name: &&HeaderName| {
-        let name = name.as_str();
-        matches!(
-            name,
-            "connection" | "keep-alive" | "te" | "transfer-encoding" | "upgrade"
-        ) || name.starts_with("proxy-")
-            || name.starts_with("midge-")
+    let ours = |name: &&HeaderName| match name.as_str().as_bytes() {
+        b"connection" | b"keep-alive" | b"te" | b"transfer-encoding" | b"upgrade" => true,
+        [b'p', rest @ ..] => rest.starts_with(b"roxy-"),
+        [b'm', rest @ ..] => rest.starts_with(b"idge-"),
+        _ => false,
     };
     let gone: Vec<HeaderName> = headers.keys().filter(ours).cloned().collect();
     for name in gone {
@@ -201,7 +205,10 @@ impl Body for Reply {
                 line.take()
                     .map(|line| Ok(Frame::data(Bytes::from_static(line.as_bytes())))),
             ),
-            Content::Guest { body, .. } => {
+            Content::Guest { body, cut, .. } => {
+                if let Some(truncated) = cut.take() {
+                    return Poll::Ready(Some(Err(truncated)));
+                }
                 this.link.wants_body();
                 let frame = ready!(Pin::new(body).poll_frame(context));
                 match &frame {
@@ -213,6 +220,11 @@ impl Body for Reply {
                         if let Some(exchange) = &this.exchange {
                             exchange.refused(*outcome);
                         }
+                        // At an error hyper throws away what it has not written: the head and the bytes that the
+                        // guest sent in time. It writes them when a body has nothing for it.
+                        *cut = Some(Truncated(*outcome));
+                        context.waker().wake_by_ref();
+                        return Poll::Pending;
                     }
                     None => {}
                 }

@@ -177,12 +177,16 @@ fn leads_by(route: &Route) -> impl Fn(&Deeper) -> bool {
 
 /// The one spelling of a host that the table knows: lower case, without port and without one trailing dot.
 pub fn canonical_host(authority: &str) -> Cow<'_, str> {
-    // The colons within an IPv6 address are before its `]`; a port's colon is after it.
-    let host_end = authority.rfind(']').unwrap_or(0);
-    let host = match authority[host_end..].find(':') {
-        Some(colon) => &authority[..host_end + colon],
-        None => authority,
+    let bytes = authority.as_bytes();
+    let host_end = match bytes.first() {
+        // The colons within an IPv6 address are no port's.
+        Some(b'[') => bytes
+            .iter()
+            .position(|b| *b == b']')
+            .map_or(bytes.len(), |end| end + 1),
+        _ => bytes.iter().position(|b| *b == b':').unwrap_or(bytes.len()),
     };
+    let host = &authority[..host_end];
     let host = host.strip_suffix('.').unwrap_or(host);
     if host.bytes().any(|b| b.is_ascii_uppercase()) {
         Cow::Owned(host.to_ascii_lowercase())
@@ -253,8 +257,6 @@ fn prefixes(path: &str) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use model::{AppLimits, Digest, Grants, GuestKind, VersionNumber};
 
     use super::*;
@@ -428,36 +430,5 @@ mod tests {
         let each = (resident() - before) / APPS;
         assert!(each < 1024, "{each} bytes");
         assert_eq!(found(&table, "app-0.localhost", "/"), "app-0 1");
-    }
-
-    #[test]
-    fn a_change_among_many_apps_takes_well_under_a_millisecond() {
-        let mut table = Table::default();
-        for i in 0..100_000 {
-            let name = format!("app-{i}");
-            table.apply(put(
-                &name,
-                1,
-                &[&format!("{name}.test"), &format!("all.test/{name}")],
-            ));
-        }
-        let mut times: Vec<_> = (0..101)
-            .map(|i| {
-                let name = format!("app-{}", i * 977);
-                let change = put(
-                    &name,
-                    2,
-                    &[&format!("{name}.test"), &format!("all.test/{name}")],
-                );
-                let began = Instant::now();
-                let mut next = table.clone();
-                let old = next.apply(change);
-                table = next;
-                drop(old);
-                began.elapsed()
-            })
-            .collect();
-        times.sort();
-        assert!(times[50].as_micros() < 500, "{:?}", times[50]);
     }
 }

@@ -169,8 +169,16 @@ fn put(app: &str, version: u32, wasm: &str) -> Change {
             path: PathPrefix::root(),
         }],
         grant: Grants::default(),
-        limits: AppLimits::default(),
+        limits: AppLimits {
+            cpu: Millis::secs(30),
+            ..AppLimits::default()
+        },
     }))
+}
+
+/// Native code of a command that runs for as long as it may.
+fn runs_on() -> Result<OwnedFd, &'static str> {
+    compiled(r#"(module (memory (export "memory") 1) (func (export "_start") (loop (br 0))))"#)
 }
 
 /// Native code of a command that prints `text` and does nothing else.
@@ -187,6 +195,10 @@ fn prints(text: &str) -> Result<OwnedFd, &'static str> {
                 (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#,
         text.len()
     );
+    compiled(&wat)
+}
+
+fn compiled(wat: &str) -> Result<OwnedFd, &'static str> {
     let (_, _, native) = runtime::compile::compile(&wat::parse_str(wat).unwrap()).unwrap();
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&native).unwrap();
@@ -468,4 +480,23 @@ async fn draining_finishes_what_is_in_flight_and_leaves_the_queue_alone() {
     assert_eq!(accepted.peer_addr().unwrap(), late.local_addr().unwrap());
     let (code, logs, _) = worker.ends().await;
     assert_eq!((code, logs.len()), (ExitCode::SUCCESS, 1));
+}
+
+#[tokio::test]
+async fn a_client_that_goes_takes_its_guest_along() {
+    let mut worker = Supervised::start().await;
+    worker.apply(vec![put("busy", 1, "busy")]).await;
+    let mut client = worker.client().await;
+    client
+        .write_all(get("busy.test", "/").as_bytes())
+        .await
+        .unwrap();
+    worker.give(runs_on()).await;
+    // A busy guest stops no other: this one is answered meanwhile.
+    let reply = worker.ask(&get("nobody.test", "/")).await;
+    assert_eq!(status(&reply), "404");
+    drop(client);
+    let line = worker.logs(1).await.remove(0).done.unwrap();
+    assert_eq!((line.outcome, line.status), (Outcome::ClientGone, 0));
+    assert!(line.usage.cpu_us > 0 && line.usage.wall_us < 5_000_000);
 }

@@ -55,6 +55,7 @@ fn everything(progress: &mut Progress, tally: &mut Tally) -> Result<(), Failure>
         "test",
         "--release",
         "--locked",
+        "--no-fail-fast",
         "--workspace",
         "--exclude",
         "tests",

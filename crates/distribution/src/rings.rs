@@ -177,22 +177,4 @@ mod tests {
         assert!(!rings.follow(&app(9_999)).recent.is_empty());
         assert!(rings.follow(&app(1)).recent.is_empty());
     }
-
-    #[test]
-    fn a_line_costs_well_under_a_microsecond() {
-        let mut rings = Rings::default();
-        let apps: Vec<_> = (0..100).map(app).collect();
-        let line = vec![b'x'; 450];
-        let push = |rings: &mut Rings| {
-            for i in 0..100_000 {
-                rings.push(&apps[i % apps.len()], &line);
-            }
-        };
-        push(&mut rings);
-        let began = std::time::Instant::now();
-        push(&mut rings);
-        let each = began.elapsed() / 100_000;
-        // Ten times what it takes, so that a busy machine does not fail it.
-        assert!(each.as_nanos() < 2_000, "{each:?}");
-    }
 }

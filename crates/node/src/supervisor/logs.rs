@@ -74,23 +74,28 @@ impl Logs {
 
     /// Takes what a worker sent: lines of `tenant/app`, a tab and one JSON record.
     pub fn take(&self, frame: &Bytes) {
+        let Ok(frame_text) = std::str::from_utf8(frame) else {
+            let lines = frame.iter().filter(|byte| **byte == b'\n').count();
+            self.counts.lose(lines as u64);
+            return;
+        };
         let mut text = Vec::with_capacity(frame.len());
         let mut lines = 0;
-        let mut last: Option<(&[u8], AppId)> = None;
-        for line in frame.split(|byte| *byte == b'\n') {
-            let Some(tab) = line.iter().position(|byte| *byte == b'\t') else {
-                // What is left after the last line's end is nothing.
-                self.counts.lose(u64::from(!line.is_empty()));
+        // Lines of one app often follow each other.
+        let mut last: Option<(&str, AppId)> = None;
+        for line in frame_text.split_terminator('\n') {
+            let Some((name, record)) = line.split_once('\t') else {
+                self.counts.lose(1);
                 continue;
             };
-            let (name, record) = (&line[..tab], &line[tab + 1..]);
             if last.as_ref().is_none_or(|(known, _)| *known != name) {
-                last = app(name).map(|app| (name, app));
+                last = name.parse().ok().map(|app| (name, app));
             }
             let Some((_, app)) = &last else {
                 self.counts.lose(1);
                 continue;
             };
+            let record = record.as_bytes();
             self.distribution.log(app, frame.slice_ref(record));
             text.extend_from_slice(record);
             text.push(b'\n');
@@ -124,10 +129,6 @@ impl Counts {
     fn lose(&self, lines: u64) {
         self.dropped_lines.fetch_add(lines, Ordering::Relaxed);
     }
-}
-
-fn app(name: &[u8]) -> Option<AppId> {
-    std::str::from_utf8(name).ok()?.parse().ok()
 }
 
 /// `requests-1.ndjson`, `requests-2.ndjson` …; the newest is written to, the oldest go.
@@ -229,7 +230,6 @@ fn numbers(folder: &Path) -> io::Result<Vec<u64>> {
 
 #[cfg(test)]
 mod tests {
-
     use distribution::embedded::Embedded;
 
     use super::*;
@@ -252,6 +252,8 @@ mod tests {
             b"a/shop\t{\"n\":1}\na/shop\t{\"n\":2}\na/blog\t{\"n\":3}\nbroken\nA/b\t{}\n",
         ));
         assert_eq!(logs.dropped_lines(), 2);
+        logs.take(&Bytes::from_static(b"a/shop\t\xff\n"));
+        assert_eq!(logs.dropped_lines(), 3);
         drop(logs);
         writing.join().unwrap();
         assert_eq!(text(folder.path(), 1), "{\"n\":1}\n{\"n\":2}\n{\"n\":3}\n");

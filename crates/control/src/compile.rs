@@ -322,3 +322,6 @@ fn said(stderr: &str) -> String {
         format!(": {stderr}")
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,11 @@
 //! The control plane as a whole: what it is made with, how it opens, and how it ends.
 
-use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use distribution::{Distribution, DistributionError};
-use model::{AppLimits, ArtifactKey, BuildKey, Digest, Generation, Host, Route, Size, limits};
+use model::{ArtifactKey, Digest, Generation, Route, limits};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -17,56 +16,13 @@ use crate::collect;
 use crate::deploy::{Deployer, Deployments};
 use crate::failures::Failures;
 use crate::keys::{KeyError, Keys, PublicKeys};
-use crate::natives::{Natives, Turns};
+use crate::mend;
+use crate::natives::Natives;
 use crate::pins::Pins;
 use crate::records::{Records, RecordsError, versions};
+use crate::settings::{Clock, ControlSettings};
 use crate::tokens;
-
-/// Milliseconds since 1970-01-01T00:00:00Z, from outside, so that a test can let time pass.
-pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
-
-/// What the control plane is made with.
-pub struct ControlSettings {
-    /// The folder of `records.db` and `keys/`. One process uses it at a time: the caller sees to that.
-    pub data: PathBuf,
-    /// The platform's domain.
-    pub domain: Host,
-    /// The most any app may have.
-    pub ceiling: AppLimits,
-    /// [`limits::VERSIONS_KEPT`]
-    pub versions_kept: u64,
-    /// [`limits::WASM`]
-    pub wasm_limit: Size,
-    /// What starts a compile child: a program and its arguments.
-    pub compile_command: Vec<OsString>,
-    /// What every upload is compiled for; at least one.
-    pub build: Vec<BuildKey>,
-    pub public: PublicUrl,
-    /// Whether `/metrics` answers without a token.
-    pub open_metrics: bool,
-    /// The node's own metrics, as text; shown after the control plane's.
-    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
-}
-
-/// Where apps answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PublicUrl {
-    /// `http` or `https`.
-    pub scheme: String,
-    pub port: u16,
-}
-
-impl PublicUrl {
-    /// The address of a route.
-    pub fn of(&self, route: &Route) -> String {
-        let Self { scheme, port } = self;
-        let (host, path) = (&route.host, &route.path);
-        match (scheme.as_str(), port) {
-            ("http", 80) | ("https", 443) => format!("{scheme}://{host}{path}"),
-            _ => format!("{scheme}://{host}:{port}{path}"),
-        }
-    }
-}
+use crate::turns::Turns;
 
 /// Why the control plane cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -187,6 +143,8 @@ impl Control {
             stop: CancellationToken::new(),
         });
         platform.spawn(moving);
+        let mends = platform.distribution.mends();
+        platform.spawn(mend::run(platform.clone(), mends));
         platform.spawn(make_missing(platform.clone()));
         platform.spawn(collect::run(platform.clone()));
         Ok(Self(platform))

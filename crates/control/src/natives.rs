@@ -1,30 +1,27 @@
 //! Native code: made once per upload and build, by one compile child at a time, signed, and handed to distribution.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use distribution::{Distribution, DistributionError};
 use model::pipe::Inspection;
-use model::{ArtifactKey, BuildKey, Digest, Hasher, NativeHeader, Signed, TenantName, limits};
+use model::{ArtifactKey, BuildKey, Digest, Hasher, NativeHeader, Signed, TenantName};
 use tempfile::NamedTempFile;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::compile::{CompileError, Compiled, compile};
 use crate::keys::Keys;
 use crate::records::{Records, RecordsError, uploads};
+use crate::turns::{TurnError, Turns};
 
 /// Why there is no native code for an upload.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NativeError {
     #[error(transparent)]
     Compile(#[from] CompileError),
-    #[error("{waiting} compiles wait already; {limit} may: try again in a few seconds")]
-    QueueFull { waiting: u64, limit: u64 },
-    #[error("the compile did not get its turn within {0}; try again later")]
-    WaitedTooLong(model::Millis),
+    #[error(transparent)]
+    Turn(#[from] TurnError),
     #[error("the kept upload `{0}` is damaged on disk; upload it again")]
     DamagedUpload(Digest),
     #[error(transparent)]
@@ -200,134 +197,5 @@ pub(crate) fn digest_of(path: &Path) -> std::io::Result<Digest> {
             0 => return Ok(hasher.finish()),
             count => hasher.update(&piece[..count]),
         }
-    }
-}
-
-/// Whose turn it is to compile: one at a time, in the order of asking, but one tenant has one place in that order.
-pub(crate) struct Turns {
-    platform: Arc<Semaphore>,
-    lines: Mutex<BTreeMap<Option<TenantName>, Line>>,
-}
-
-struct Line {
-    waiting: u64,
-    turn: Arc<Semaphore>,
-}
-
-/// The right to compile, until dropped.
-pub(crate) struct Turn<'a> {
-    _place: Place<'a>,
-    _held: (OwnedSemaphorePermit, OwnedSemaphorePermit),
-}
-
-struct Place<'a> {
-    turns: &'a Turns,
-    tenant: Option<TenantName>,
-}
-
-impl Turns {
-    pub fn new() -> Self {
-        Self {
-            platform: Arc::new(Semaphore::new(1)),
-            lines: Mutex::default(),
-        }
-    }
-
-    /// How many compile or wait for it.
-    pub fn waiting(&self) -> u64 {
-        self.lines().values().map(|line| line.waiting).sum()
-    }
-
-    pub async fn take(&self, tenant: Option<&TenantName>) -> Result<Turn<'_>, NativeError> {
-        let (place, turn) = self.join(tenant.cloned())?;
-        let platform = self.platform.clone();
-        let held = async move {
-            let own = turn.acquire_owned().await;
-            let common = platform.acquire_owned().await;
-            let never = "no one closes the semaphores";
-            (own.expect(never), common.expect(never))
-        };
-        let wait = limits::COMPILE_WAIT.default;
-        match tokio::time::timeout(wait.duration(), held).await {
-            Ok(held) => Ok(Turn {
-                _place: place,
-                _held: held,
-            }),
-            Err(_) => Err(NativeError::WaitedTooLong(wait)),
-        }
-    }
-
-    fn join(&self, tenant: Option<TenantName>) -> Result<(Place<'_>, Arc<Semaphore>), NativeError> {
-        let mut lines = self.lines();
-        let all: u64 = lines.values().map(|line| line.waiting).sum();
-        full(all, limits::COMPILES_WAITING.default)?;
-        let line = lines.entry(tenant.clone()).or_insert_with(|| Line {
-            waiting: 0,
-            turn: Arc::new(Semaphore::new(1)),
-        });
-        full(line.waiting, limits::COMPILES_WAITING_TENANT.default)?;
-        line.waiting += 1;
-        let turn = line.turn.clone();
-        Ok((
-            Place {
-                turns: self,
-                tenant,
-            },
-            turn,
-        ))
-    }
-
-    fn lines(&self) -> std::sync::MutexGuard<'_, BTreeMap<Option<TenantName>, Line>> {
-        self.lines
-            .lock()
-            .expect("nothing panics while the lines are locked")
-    }
-}
-
-fn full(waiting: u64, limit: u64) -> Result<(), NativeError> {
-    if waiting >= limit {
-        Err(NativeError::QueueFull { waiting, limit })
-    } else {
-        Ok(())
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        let mut lines = self.turns.lines();
-        if let Some(line) = lines.get_mut(&self.tenant) {
-            line.waiting -= 1;
-            if line.waiting == 0 {
-                lines.remove(&self.tenant);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn one_compiles_and_a_tenant_cannot_take_every_place() {
-        let turns = Turns::new();
-        let name = |text: &str| -> TenantName { text.parse().unwrap() };
-        let (alice, bob) = (name("alice"), name("bob"));
-        let first = turns.take(Some(&alice)).await.unwrap();
-        let mut places = Vec::new();
-        for _ in 1..limits::COMPILES_WAITING_TENANT.default {
-            places.push(turns.join(Some(alice.clone())).unwrap());
-        }
-        assert!(matches!(
-            turns.join(Some(alice.clone())),
-            Err(NativeError::QueueFull { .. })
-        ));
-        let mut second = Box::pin(turns.take(Some(&bob)));
-        let early = tokio::time::timeout(std::time::Duration::from_millis(10), &mut second).await;
-        assert!(early.is_err());
-        drop(first);
-        second.await.unwrap();
-        drop(places);
-        assert_eq!(turns.waiting(), 0);
     }
 }

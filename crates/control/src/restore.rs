@@ -103,7 +103,16 @@ fn unpack(archive: impl Read, place: &Path) -> Result<BackupManifest, RestoreErr
         })?;
     }
     for entry in entries {
-        let entry = entry.map_err(unreadable)?;
+        // What began as a backup and cannot be read on is one that was cut short or changed.
+        let entry = entry.map_err(|error| RestoreError::Damaged {
+            path: expected
+                .keys()
+                .next()
+                .copied()
+                .unwrap_or("its end")
+                .to_owned(),
+            what: error.to_string(),
+        })?;
         let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         let regular = entry.header().entry_type() == tar::EntryType::Regular;
         let Some(file) = expected.remove(path.as_str()).filter(|_| regular) else {

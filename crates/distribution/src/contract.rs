@@ -25,6 +25,7 @@ pub async fn holds(distribution: impl Distribution) {
     an_artifact_put_again_replaces_the_first(distribution).await;
     an_artifact_that_cannot_be_put_is_not_kept(distribution).await;
     a_removed_artifact_is_gone(distribution).await;
+    what_is_to_be_mended_reaches_who_mends(distribution).await;
     the_newest_report_of_each_node_counts(distribution).await;
     a_follower_sees_each_line_once(distribution).await;
 }
@@ -200,6 +201,34 @@ async fn a_removed_artifact_is_gone(distribution: &dyn Distribution) {
     distribution.remove(&key).await.unwrap();
     assert!(distribution.fetch(&key).await.is_err());
     assert_eq!(distribution.list().await.unwrap(), []);
+}
+
+async fn what_is_to_be_mended_reaches_who_mends(distribution: &dyn Distribution) {
+    let key = ArtifactKey::Wasm(Digest::of(b"mended"));
+    let refused = |error| matches!(error, Err(DistributionError::NotMended(_)));
+    assert!(refused(distribution.mend(&key).await), "nobody mends yet");
+
+    let mut mends = distribution.mends();
+    for (answer, good) in [
+        (Some(Ok(())), true),
+        (Some(Err("no".into())), false),
+        (None, false),
+    ] {
+        let mender = async {
+            let mend = mends.recv().await.unwrap();
+            assert_eq!(mend.key, key);
+            if let Some(answer) = answer {
+                mend.done.send(answer).unwrap();
+            }
+        };
+        let (mended, ()) = tokio::join!(distribution.mend(&key), mender);
+        assert_eq!((mended.is_ok(), refused(mended)), (good, !good));
+    }
+    drop(mends);
+    assert!(
+        refused(distribution.mend(&key).await),
+        "nobody mends any more"
+    );
 }
 
 async fn the_newest_report_of_each_node_counts(distribution: &dyn Distribution) {

@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 use model::{AppId, ArtifactKey, Catalog, CatalogHead, Delta, Generation, Signed, limits};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::folder::Folder;
 use crate::rings::Rings;
-use crate::{Changed, Distribution, DistributionError, Kept, LogTail, NodeReport, Publication};
+use crate::{
+    Changed, Distribution, DistributionError, Kept, LogTail, Mend, NodeReport, Publication,
+};
 
 /// The distribution of a platform that is one process tree on one machine.
 pub struct Embedded {
@@ -20,6 +22,8 @@ pub struct Embedded {
     published: watch::Sender<Published>,
     reports: watch::Sender<BTreeMap<String, NodeReport>>,
     rings: Mutex<Rings>,
+    /// To who mends, if anybody does.
+    mends: Mutex<Option<mpsc::Sender<Mend>>>,
 }
 
 /// What was published last, and the steps that led there.
@@ -38,6 +42,7 @@ impl Embedded {
             published: watch::Sender::default(),
             reports: watch::Sender::default(),
             rings: Mutex::default(),
+            mends: Mutex::default(),
         })
     }
 
@@ -49,6 +54,12 @@ impl Embedded {
         tokio::task::spawn_blocking(move || act(&folder))
             .await
             .map_err(|_| DistributionError::Closed)?
+    }
+
+    fn mender(&self) -> std::sync::MutexGuard<'_, Option<mpsc::Sender<Mend>>> {
+        self.mends
+            .lock()
+            .expect("nothing panics while the way to who mends is locked")
     }
 
     fn rings(&self) -> std::sync::MutexGuard<'_, Rings> {
@@ -83,6 +94,30 @@ impl Distribution for Embedded {
     async fn fetch(&self, key: &ArtifactKey) -> Result<PathBuf, DistributionError> {
         let key = key.clone();
         self.on_disk(move |folder| folder.find(&key)).await
+    }
+
+    async fn mend(&self, key: &ArtifactKey) -> Result<(), DistributionError> {
+        let refused = |why: &str| DistributionError::NotMended(why.to_owned());
+        let mender = self.mender().clone();
+        let mender = mender.ok_or_else(|| refused("nobody does it"))?;
+        let (done, mended) = oneshot::channel();
+        let mend = Mend {
+            key: key.clone(),
+            done,
+        };
+        mender
+            .try_send(mend)
+            .map_err(|_| refused("too many are waiting"))?;
+        match mended.await {
+            Ok(mended) => mended.map_err(DistributionError::NotMended),
+            Err(_) => Err(refused("the platform is stopping")),
+        }
+    }
+
+    fn mends(&self) -> mpsc::Receiver<Mend> {
+        let (mender, mends) = mpsc::channel(limits::MENDS.default as usize);
+        *self.mender() = Some(mender);
+        mends
     }
 
     async fn list(&self) -> Result<Vec<Kept>, DistributionError> {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use model::{AppId, ArtifactKey, Catalog, CatalogHead, Delta, Entry, Generation, Signed};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 /// Everything that passes between the control plane and its nodes.
 #[async_trait]
@@ -38,6 +38,16 @@ pub trait Distribution: Send + Sync + 'static {
     /// A local, read-only file that holds the artifact and stays until [`Self::remove`].
     /// Its bytes are not verified here.
     async fn fetch(&self, key: &ArtifactKey) -> Result<PathBuf, DistributionError>;
+
+    /// Asks the control plane for an artifact that is not here or not what it should be. Returns when a good one is
+    /// kept.
+    ///
+    /// # Errors
+    /// It cannot be had now; asking again at once will not help.
+    async fn mend(&self, key: &ArtifactKey) -> Result<(), DistributionError>;
+
+    /// What nodes want mended; for the control plane. Who takes it later takes it from who took it before.
+    fn mends(&self) -> mpsc::Receiver<Mend>;
 
     /// Every artifact that is kept, with its age; for the garbage collector.
     async fn list(&self) -> Result<Vec<Kept>, DistributionError>;
@@ -88,6 +98,14 @@ pub struct Kept {
     pub put_ms: u64,
 }
 
+/// A node's wish for an artifact. Dropping it says that it will not be fulfilled.
+#[derive(Debug)]
+pub struct Mend {
+    pub key: ArtifactKey,
+    /// Told when a good artifact is kept under the key, or why not.
+    pub done: oneshot::Sender<Result<(), String>>,
+}
+
 /// What a node says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeReport {
@@ -113,6 +131,8 @@ pub enum DistributionError {
         doing: String,
         error: std::io::Error,
     },
+    #[error("it cannot be made anew now: {0}")]
+    NotMended(String),
     #[error("nothing more will be published: the platform is stopping")]
     Closed,
 }

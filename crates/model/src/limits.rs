@@ -87,6 +87,8 @@ limits! {
         reason: "worker processes of one node; one for each core unless the operator says otherwise" };
     LISTEN_ADDRESSES: u64 = fixed("listen-addresses", 16, "addresses a node listens on; their descriptors travel to a worker in one message");
     NATIVE_REFUSED: Millis = fixed("native-refused", Millis::secs(1), "how long native code that was refused is not looked at again; each look reads a whole file");
+    MENDS: u64 = fixed("mends", 64, "native codes that nodes wait for at once because theirs is missing or damaged; more are refused until one is made");
+    NATIVE_FAILED: Millis = fixed("native-failed", Millis::secs(30), "how long native code that could not be made is not tried again for a node that wants it");
     LISTEN_BACKLOG: u64 = fixed("listen-backlog", 4_096, "connections that wait to be accepted in one worker; the kernel may hold fewer");
     WORKER_START: Millis = fixed("worker-start", Millis::secs(10), "how long a worker may take from its start to its first word");
     WORKER_QUEUE: u64 = fixed("worker-queue", 256, "messages that wait for one worker to read them; one that lets more pile up is ended");

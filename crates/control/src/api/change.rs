@@ -36,8 +36,11 @@ impl Pending {
             .lock()
             .expect("nothing panics while the keys are locked")
             .insert(name.clone());
-        let pending = self.clone();
-        inserted.then_some(Claim { pending, name })
+        // Made only if it is one: a claim's end takes the name out, whoever put it in.
+        inserted.then(|| Claim {
+            pending: self.clone(),
+            name,
+        })
     }
 }
 

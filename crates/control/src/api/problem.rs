@@ -16,6 +16,7 @@ use crate::records::RecordsError;
 use crate::rollout::RolloutError;
 use crate::routes::RouteRefusal;
 use crate::tokens::{AuthError, TokenError};
+use crate::turns::TurnError;
 use crate::versions::VersionError;
 
 /// A request that is not answered as asked.
@@ -231,10 +232,10 @@ impl From<NativeError> for Refused {
             NativeError::Compile(error) => error.into(),
             NativeError::Distribution(error) => error.into(),
             NativeError::Records(error) => error.into(),
-            NativeError::QueueFull { .. } => {
+            NativeError::Turn(TurnError::QueueFull { .. }) => {
                 Self::new(503, "compile-queue-full", title, text).retry_after(5)
             }
-            NativeError::WaitedTooLong(_) => {
+            NativeError::Turn(TurnError::WaitedTooLong(_)) => {
                 Self::new(503, "compile-wait", title, text).retry_after(60)
             }
             NativeError::DamagedUpload(_) => Self::new(422, "artifact-damaged", title, text),

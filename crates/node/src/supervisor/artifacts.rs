@@ -16,10 +16,10 @@ use distribution::{Distribution, DistributionError};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use model::{
-    ArtifactKey, BuildKey, Digest, EngineSetting, Hasher, NativeHeader, PublicKey, SignatureError,
-    Signed, Size, limits,
+    ArtifactKey, BuildKey, Catalog, Digest, EngineSetting, Generation, Hasher, NativeHeader,
+    PublicKey, SignatureError, Signed, Size, limits,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 /// Why native code is not handed over. Its text is for the operator and the app's owner.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -42,6 +42,11 @@ pub enum NativeRefused {
     Digest,
     #[error("its native code changed while it was being verified")]
     Changed,
+    #[error("{why}; {error}")]
+    NotMended {
+        why: Box<NativeRefused>,
+        error: Arc<DistributionError>,
+    },
     #[error("the node is stopping")]
     Stopping,
 }
@@ -56,6 +61,8 @@ pub struct Artifacts {
     verifying: Mutex<HashMap<Wanted, Verifying>>,
     /// How many may verify at once.
     permits: Arc<Semaphore>,
+    /// The newest generation: what was refused is looked at again after a deploy.
+    catalogs: watch::Receiver<Arc<Catalog>>,
 }
 
 type Wanted = (Digest, EngineSetting);
@@ -67,9 +74,10 @@ enum Known {
         path: Arc<Path>,
         stamp: Stamp,
     },
-    /// Not looked at again before a while has passed: each look reads a whole file.
+    /// Not looked at again before a while has passed or something was deployed: each look reads a whole file.
     Bad {
         since: Instant,
+        generation: Generation,
         why: NativeRefused,
     },
 }
@@ -89,6 +97,7 @@ impl Artifacts {
         distribution: Arc<dyn Distribution>,
         compile_key: PublicKey,
         build: fn(EngineSetting) -> BuildKey,
+        catalogs: watch::Receiver<Arc<Catalog>>,
     ) -> Self {
         Self {
             distribution,
@@ -97,6 +106,7 @@ impl Artifacts {
             known: Mutex::default(),
             verifying: Mutex::default(),
             permits: Arc::new(Semaphore::new(limits::VERIFYING.default as usize)),
+            catalogs,
         }
     }
 
@@ -108,8 +118,13 @@ impl Artifacts {
                 let same = Stamp::of(&file).is_ok_and(|found| found == stamp);
                 same.then(|| Ok(file.into()))
             }
-            Known::Bad { since, why } => {
-                let fresh = since.elapsed() < limits::NATIVE_REFUSED.default.duration();
+            Known::Bad {
+                since,
+                generation,
+                why,
+            } => {
+                let fresh = since.elapsed() < limits::NATIVE_REFUSED.default.duration()
+                    && generation == self.generation();
                 fresh.then_some(Err(why))
             }
         }
@@ -128,7 +143,40 @@ impl Artifacts {
         self.ready(wanted).unwrap_or(Err(NativeRefused::Changed))
     }
 
+    /// Verifies, and what does not stand the test is made anew and verified once more.
     async fn verify(self: Arc<Self>, wanted: Wanted) -> Result<(), NativeRefused> {
+        let generation = self.generation();
+        let known = match self.look(wanted).await {
+            Ok((path, stamp)) => Ok((path, stamp)),
+            Err(NativeRefused::Stopping) => return Err(NativeRefused::Stopping),
+            Err(why) => {
+                let key = ArtifactKey::Native(wanted.0, (self.build)(wanted.1));
+                match self.distribution.mend(&key).await {
+                    Ok(()) => self.look(wanted).await,
+                    Err(error) => Err(NativeRefused::NotMended {
+                        why: Box::new(why),
+                        error: Arc::new(error),
+                    }),
+                }
+            }
+        };
+        let (known, verified) = match known {
+            Ok((path, stamp)) => (Known::Good { path, stamp }, Ok(())),
+            Err(why) => {
+                let bad = Known::Bad {
+                    since: Instant::now(),
+                    generation,
+                    why: why.clone(),
+                };
+                (bad, Err(why))
+            }
+        };
+        self.known().insert(wanted, known);
+        verified
+    }
+
+    /// The file of the native code, if everything about it is right.
+    async fn look(&self, wanted: Wanted) -> Result<(Arc<Path>, Stamp), NativeRefused> {
         let (wasm, setting) = wanted;
         let build = (self.build)(setting);
         let fetch = async |key| {
@@ -148,19 +196,12 @@ impl Artifacts {
                 verify(&header, &path, &key, wasm, &build)
             }
         });
-        let verified = verified.await.map_err(|_| NativeRefused::Stopping)?;
-        let known = match &verified {
-            Ok(stamp) => Known::Good {
-                path,
-                stamp: *stamp,
-            },
-            Err(why) => Known::Bad {
-                since: Instant::now(),
-                why: why.clone(),
-            },
-        };
-        self.known().insert(wanted, known);
-        verified.map(|_| ())
+        let stamp = verified.await.map_err(|_| NativeRefused::Stopping)??;
+        Ok((path, stamp))
+    }
+
+    fn generation(&self) -> Generation {
+        self.catalogs.borrow().generation()
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<Wanted, Known>> {
@@ -270,6 +311,7 @@ mod tests {
     struct Node {
         artifacts: Arc<Artifacts>,
         distribution: Arc<Embedded>,
+        catalogs: watch::Sender<Arc<Catalog>>,
         folder: tempfile::TempDir,
     }
 
@@ -278,8 +320,15 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             let distribution = Arc::new(Embedded::new(folder.path().join("artifacts")).unwrap());
             let key = example::key(7).public();
+            let catalogs = watch::Sender::new(Arc::new(Catalog::build(1, [])));
             Self {
-                artifacts: Arc::new(Artifacts::new(distribution.clone(), key, build)),
+                artifacts: Arc::new(Artifacts::new(
+                    distribution.clone(),
+                    key,
+                    build,
+                    catalogs.subscribe(),
+                )),
+                catalogs,
                 distribution,
                 folder,
             }
@@ -381,6 +430,8 @@ mod tests {
         assert!(missing.contains("is not on this node"), "{missing}");
         node.put_native(b"code", &header(b"code"), &example::key(7))
             .await;
+        // Who deploys what was missing meets no memory of it.
+        node.catalogs.send_replace(Arc::new(Catalog::build(2, [])));
         assert_eq!(node.native().await.unwrap(), "code");
     }
 
@@ -397,6 +448,37 @@ mod tests {
         assert!(node.artifacts.ready(WANTED).is_none());
         let refused = node.native().await.unwrap_err();
         assert!(refused.contains("another digest"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn what_is_damaged_is_made_anew_before_it_is_refused() {
+        let node = Node::new();
+        let key = example::key(7);
+        node.put_native(b"evil", &header(b"code"), &key).await;
+        let mut mends = node.distribution.mends();
+        let mender = async {
+            let mend = mends.recv().await.unwrap();
+            assert_eq!(mend.key, ArtifactKey::Native(WASM, build(EngineSetting::A)));
+            node.put_native(b"code", &header(b"code"), &key).await;
+            mend.done.send(Ok(())).unwrap();
+        };
+        let (native, ()) = tokio::join!(node.native(), mender);
+        assert_eq!(native.unwrap(), "code");
+
+        node.put_native(b"evil", &header(b"code"), &key).await;
+        let mender = async {
+            let mend = mends.recv().await.unwrap();
+            mend.done.send(Err("no upload".into())).unwrap();
+        };
+        let (native, ()) = tokio::join!(node.native(), mender);
+        let refused = native.unwrap_err();
+        assert!(
+            refused.contains("another digest") && refused.contains("no upload"),
+            "{refused}"
+        );
+        // Not asked for again at once.
+        assert_eq!(node.native().await.unwrap_err(), refused);
+        assert!(mends.try_recv().is_err());
     }
 
     #[tokio::test]

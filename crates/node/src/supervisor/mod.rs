@@ -137,6 +137,7 @@ impl Supervisor {
             distribution.clone(),
             settings.compile_key,
             runtime::build_key,
+            catalogs.clone(),
         );
         let (stopping, stops) = watch::channel(None);
         let node = Arc::new(Node {

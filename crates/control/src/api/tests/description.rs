@@ -1,0 +1,191 @@
+//! `openapi.json` and the API say the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::api;
+use model::pipe::Inspection;
+
+use super::*;
+
+fn description() -> Value {
+    serde_json::from_str(super::super::platform::OPENAPI).unwrap()
+}
+
+#[tokio::test]
+async fn every_operation_is_described_and_every_description_is_served() {
+    let api = Api::start().await;
+    let served: BTreeSet<_> = operations(api.platform())
+        .into_iter()
+        .map(|(method, path, _)| format!("{method} {}", full_path(path)))
+        .collect();
+    let mut described = BTreeSet::new();
+    for (path, methods) in description()["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            described.insert(format!("{method} {path}"));
+            let open = operation.get("security") == Some(&json!([]));
+            let path = path.replace("{number}", "1").replace(['{', '}'], "");
+            let line = format!("{} {path}", method.to_uppercase());
+            let reply = api.raw(&line, &[], "").await;
+            assert_eq!(reply.status != 401, open, "{line}: {}", reply.status);
+        }
+    }
+    assert_eq!(described, served);
+    let reply = api.raw("GET /v1/openapi.json", &[], "").await;
+    assert_eq!(reply.ok::<Value>(), description());
+}
+
+/// The fields of every body, with every field set.
+fn bodies() -> BTreeMap<&'static str, Value> {
+    let version = json!({
+        "number": 1,
+        "manifest": { "name": "a", "component": "a.wasm", "build": "make", "route": [{ "host": "a.b", "path": "/x" }],
+                      "grant": { "env": { "a": "b" }, "config": { "a": "b" } },
+                      "limits": { "cpu": "1ms", "wall": "1s", "memory": "1MiB" } },
+        "wasm": Digest::of(b"a"), "wasm_bytes": 1, "kind": "http-component",
+        "imports": [{ "standing": "free", "name": "a" }], "created_ms": 1, "created_by": "a",
+    });
+    let deployment = json!({ "revision": 1, "version": 1, "cause": "deploy", "generation": 1, "at_ms": 1, "by": "a" });
+    let live = json!({ "nodes": 1, "of": 1, "elapsed_ms": 1, "refusals": ["a"] });
+    let scope = json!({ "tenant": "a", "app": "a", "verb": "read" });
+    let token = json!({ "id": "a", "label": "a", "scope": scope, "created_ms": 1, "expires_ms": 1, "last_used_ms": 1 });
+    let node =
+        json!({ "name": "a", "generation": 1, "workers": 1, "worker_restarts": 1, "listen": "a" });
+    let usage = json!({ "cpu_us": 1, "wall_us": 1, "instantiate_us": 1, "memory_bytes": 1, "bytes_in": 1, "bytes_out": 1 });
+    let done = json!({ "method": "GET", "host": "a", "path": "/", "status": 1, "outcome": "ok", "usage": usage, "cold": true, "client": "a" });
+    let record = json!({ "time_ms": 1, "tenant": "a", "app": "a", "version": 1, "digest": Digest::of(b"a"),
+                         "request": "a", "stream": "stdout", "text": "a", "done": done });
+    BTreeMap::from([
+        (
+            "Problem",
+            same::<api::Problem>(
+                json!({ "type": "a", "code": "a", "title": "a", "status": 1, "detail": "a" }),
+            ),
+        ),
+        ("Missing", same::<api::Missing>(json!({ "digests": [] }))),
+        (
+            "RouteClaim",
+            same::<model::RouteClaim>(version["manifest"]["route"][0].clone()),
+        ),
+        (
+            "Grants",
+            same::<model::Grants>(version["manifest"]["grant"].clone()),
+        ),
+        (
+            "AppLimits",
+            same::<AppLimits>(version["manifest"]["limits"].clone()),
+        ),
+        (
+            "Manifest",
+            same::<model::Manifest>(version["manifest"].clone()),
+        ),
+        (
+            "NewVersion",
+            same::<api::NewVersion>(
+                json!({ "manifest": version["manifest"], "wasm": version["wasm"], "strict": true }),
+            ),
+        ),
+        (
+            "Import",
+            same::<model::Import>(version["imports"][0].clone()),
+        ),
+        ("Version", same::<model::Version>(version.clone())),
+        (
+            "NewDeployment",
+            same::<api::NewDeployment>(
+                json!({ "version": 1, "cause": "deploy", "expect": 1, "wait": "1s" }),
+            ),
+        ),
+        ("Deployment", same::<model::Deployment>(deployment.clone())),
+        ("Live", same::<api::Live>(live.clone())),
+        (
+            "Deployed",
+            same::<api::Deployed>(json!({ "deployment": deployment, "live": live, "urls": ["a"] })),
+        ),
+        (
+            "AppSummary",
+            same::<api::AppSummary>(
+                json!({ "tenant": "a", "app": "a", "urls": ["a"], "version": 1, "revision": 1, "deployed_ms": 1, "latest": 1 }),
+            ),
+        ),
+        ("Scope", same::<api::Scope>(scope.clone())),
+        (
+            "NewToken",
+            same::<api::NewToken>(json!({ "label": "a", "scope": scope, "expires_in": "1s" })),
+        ),
+        ("TokenSummary", same::<api::TokenSummary>(token.clone())),
+        (
+            "CreatedToken",
+            same::<CreatedToken>(json!({ "token": "a", "summary": token })),
+        ),
+        ("NodeStatus", same::<NodeStatus>(node.clone())),
+        (
+            "Status",
+            same::<api::Status>(
+                json!({ "version": "1", "generation": 1, "domain": "a.b", "apps": 1, "nodes": [node] }),
+            ),
+        ),
+        ("Usage", same::<model::Usage>(done["usage"].clone())),
+        ("RequestRecord", same::<model::RequestRecord>(done)),
+        ("LogRecord", same::<model::LogRecord>(record)),
+    ])
+}
+
+/// `sample`, if a `T` reads it and writes all of it and nothing else.
+fn same<T: serde::Serialize + DeserializeOwned>(sample: Value) -> Value {
+    let read: T =
+        serde_json::from_value(sample.clone()).unwrap_or_else(|e| panic!("{e}: {sample}"));
+    assert_eq!(serde_json::to_value(&read).unwrap(), sample);
+    sample
+}
+
+#[test]
+fn every_field_is_described() {
+    let description = description();
+    let schemas = description["components"]["schemas"].as_object().unwrap();
+    let bodies = bodies();
+    for (name, body) in &bodies {
+        let keys = |value: &Value| -> BTreeSet<String> {
+            value.as_object().unwrap().keys().cloned().collect()
+        };
+        assert_eq!(keys(&schemas[*name]["properties"]), keys(body), "{name}");
+    }
+    for (name, schema) in schemas {
+        let described = schema.get("properties").is_some();
+        assert_eq!(described, bodies.contains_key(&name[..]), "{name}");
+    }
+}
+
+#[test]
+fn every_closed_word_is_described() {
+    let description = description();
+    let words = |pointer: &str| description.pointer(pointer).unwrap().clone();
+    let all = |words: &[&str], read: &dyn Fn(Value) -> bool| {
+        assert!(words.iter().all(|word| read(json!(word))));
+        json!(words)
+    };
+    let at = "/components/schemas";
+    assert_eq!(
+        words(&format!("{at}/Version/properties/kind/enum")),
+        all(
+            &["http-component", "command-module", "command-component"],
+            &|word| {
+                let inspection =
+                    json!({ "kind": word, "componentized": false, "imports": [], "exports": [] });
+                serde_json::from_value::<Inspection>(inspection).is_ok()
+            }
+        )
+    );
+    assert_eq!(
+        words(&format!("{at}/Scope/properties/verb/enum")),
+        all(&["read", "deploy", "admin"], &|word| {
+            serde_json::from_value::<api::Verb>(word).is_ok()
+        })
+    );
+    assert_eq!(
+        words(&format!("{at}/Cause/enum")),
+        all(&["deploy", "rollback"], &|word| serde_json::from_value::<
+            model::DeploymentCause,
+        >(word)
+        .is_ok())
+    );
+}

@@ -1,0 +1,87 @@
+//! What the records keep, refuse and survive.
+
+use super::*;
+
+fn damaged(path: &Path) -> String {
+    match Records::open(path) {
+        Err(error @ RecordsError::Damaged { .. }) => error.to_string(),
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("a damaged file was opened"),
+    }
+}
+
+#[tokio::test]
+async fn records_open_again_with_what_was_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("records.db");
+    let records = Records::open(&path).unwrap();
+    records
+        .write(|t| {
+            t.execute("INSERT INTO meta VALUES ('a', 'b')", [])?;
+            Ok::<_, RecordsError>(())
+        })
+        .await
+        .unwrap();
+    let refused: Result<(), _> = records
+        .write(|t| {
+            t.execute("INSERT INTO meta VALUES ('c', 'd')", [])?;
+            Err(RecordsError::Closed)
+        })
+        .await;
+    assert!(refused.is_err());
+    records.close().await;
+    let after: Result<(), _> = records.read(|_| Ok::<_, RecordsError>(())).await;
+    assert!(matches!(after, Err(RecordsError::Closed)));
+
+    let again = Records::open(&path).unwrap();
+    let keys: String = again
+        .read(|c| {
+            let sql = "SELECT group_concat(key) FROM meta";
+            Ok::<_, RecordsError>(c.query_row(sql, [], |row| row.get(0))?)
+        })
+        .await
+        .unwrap();
+    assert_eq!(keys, "a");
+}
+
+#[test]
+fn a_newer_schema_is_refused_naming_both_numbers() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("records.db");
+    let connection = Connection::open(&path).unwrap();
+    connection
+        .pragma_update(None, "user_version", SCHEMA + 7)
+        .unwrap();
+    drop(connection);
+    let before = std::fs::read(&path).unwrap();
+    let text = Records::open(&path).err().unwrap().to_string();
+    assert!(text.contains(&format!("schema {}", SCHEMA + 7)), "{text}");
+    assert!(text.contains(&format!("schema {SCHEMA} ")), "{text}");
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn a_damaged_file_is_refused_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("records.db");
+    std::fs::write(
+        &path,
+        b"this was never a database, not for one page".repeat(100),
+    )
+    .unwrap();
+    assert!(damaged(&path).contains("midge restore"));
+
+    let path = folder.path().join("other.db");
+    let connection = open(&path).unwrap();
+    for i in 0..5000 {
+        connection
+            .execute("INSERT INTO meta VALUES (?1, 'x')", [format!("key-{i}")])
+            .unwrap();
+    }
+    drop(connection);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let end = bytes.len();
+    bytes[end / 4..end - 4096].fill(0xa5);
+    std::fs::write(&path, bytes).unwrap();
+    assert!(damaged(&path).contains("other.db"));
+}

@@ -1,0 +1,53 @@
+//! What the control plane is made with. Everything comes from outside: nothing here reads an environment.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use model::{AppLimits, BuildKey, Host, Route, Size};
+
+/// Milliseconds since 1970-01-01T00:00:00Z, from outside, so that a test can let time pass.
+pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+/// What the control plane is made with.
+pub struct ControlSettings {
+    /// The folder of `records.db` and `keys/`. One process uses it at a time: the caller sees to that.
+    pub data: PathBuf,
+    /// The platform's domain.
+    pub domain: Host,
+    /// The most any app may have.
+    pub ceiling: AppLimits,
+    /// [`model::limits::VERSIONS_KEPT`]
+    pub versions_kept: u64,
+    /// [`model::limits::WASM`]
+    pub wasm_limit: Size,
+    /// What starts a compile child: a program and its arguments.
+    pub compile_command: Vec<OsString>,
+    /// What every upload is compiled for; at least one.
+    pub build: Vec<BuildKey>,
+    pub public: PublicUrl,
+    /// Whether `/metrics` answers without a token.
+    pub open_metrics: bool,
+    /// The node's own metrics, as text; shown after the control plane's.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
+/// Where apps answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicUrl {
+    /// `http` or `https`.
+    pub scheme: String,
+    pub port: u16,
+}
+
+impl PublicUrl {
+    /// The address of a route.
+    pub fn of(&self, route: &Route) -> String {
+        let Self { scheme, port } = self;
+        let (host, path) = (&route.host, &route.path);
+        match (scheme.as_str(), port) {
+            ("http", 80) | ("https", 443) => format!("{scheme}://{host}{path}"),
+            _ => format!("{scheme}://{host}:{port}{path}"),
+        }
+    }
+}

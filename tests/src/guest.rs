@@ -60,18 +60,22 @@ pub fn variant(wasm: &[u8], number: u32) -> Vec<u8> {
     variant
 }
 
-/// The folder that cargo builds into: where this very program lies.
+/// The folder that cargo builds into.
 pub fn target() -> &'static Path {
-    static TARGET: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
-    TARGET.get_or_init(|| {
+    built()
+        .parent()
+        .expect("the profile's folder lies in another")
+}
+
+/// The folder of the profile that this very program was built in: tests in `release`, benches in `dist`.
+pub fn built() -> &'static Path {
+    static BUILT: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
+    BUILT.get_or_init(|| {
         let program = std::env::current_exe().expect("a running program has a file");
-        let release = program
-            .ancestors()
-            .find(|folder| folder.ends_with("release"));
-        let release = release.expect("tests are built in the release profile: `cargo xtask test`");
-        release
-            .parent()
-            .expect("the profile's folder lies in another")
+        let profile = |folder: &&Path| folder.ends_with("release") || folder.ends_with("dist");
+        let built = program.ancestors().find(profile);
+        built
+            .expect("tests are built in the release profile: `cargo xtask test`")
             .to_owned()
     })
 }

@@ -13,9 +13,9 @@ use tempfile::TempDir;
 
 use crate::{Api, Connection, Ran, Reply, command_line, eventually, guest, run, workers};
 
-/// The release binary.
+/// The binary, built in the same profile as this program.
 pub fn binary() -> PathBuf {
-    let path = guest::target().join("release/midge");
+    let path = guest::built().join("midge");
     assert!(
         path.exists(),
         "`{}` is not built; `cargo build --release -p midge` builds it",
@@ -90,6 +90,19 @@ impl Platform {
     /// What the platform wrote to its standard output and error.
     pub fn said(&self) -> String {
         fs::read_to_string(self.folder().join("log")).unwrap_or_default()
+    }
+
+    /// The newest log lines of requests whose outcome was not `ok`.
+    fn ended_badly(&self) -> String {
+        let files = fs::read_dir(self.data().join("node/logs"));
+        let files = files.into_iter().flatten().flatten();
+        let text: String = files
+            .filter_map(|file| fs::read_to_string(file.path()).ok())
+            .collect();
+        let bad =
+            |line: &&str| line.contains("\"outcome\":") && !line.contains("\"outcome\":\"ok\"");
+        let lines: Vec<&str> = text.lines().filter(bad).collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
     }
 
     /// The supervisor's process id.
@@ -239,6 +252,7 @@ impl Drop for Platform {
     fn drop(&mut self) {
         if std::thread::panicking() {
             println!("the platform said:\n{}", self.said());
+            println!("requests that did not end well:\n{}", self.ended_badly());
             return drop(
                 self.process
                     .take()

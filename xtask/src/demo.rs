@@ -8,7 +8,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use crate::progress::{Failure, Progress};
-use crate::{guests, places};
+use crate::{guests, places, test};
 
 const LISTEN: &str = "127.0.0.1:8080";
 const API: &str = "127.0.0.1:8081";
@@ -17,11 +17,7 @@ const API: &str = "127.0.0.1:8081";
 pub fn run(progress: &mut Progress) -> Result<(), Failure> {
     ports_are_free()?;
     guests::targets(progress)?;
-    let name = "build the release binary (the first time takes some minutes)";
-    progress.step(
-        name,
-        &mut places::cargo(&["build", "--release", "--package", "midge"]),
-    )?;
+    test::build(progress)?;
     let example = places::root().join("examples/rust/hello");
     guests::example_of(progress, &example)?;
 

@@ -9,6 +9,7 @@ mod progress;
 mod test;
 mod tidy;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use progress::{Failure, Progress};
@@ -31,8 +32,8 @@ fn main() -> ExitCode {
     let done = match arguments.as_slice() {
         ["demo"] => demo::run(&mut progress),
         ["test"] => return test::run(progress),
-        ["bench", names @ ..] => measure(&mut progress, "bench", names),
-        ["soak", names @ ..] => measure(&mut progress, "soak", names),
+        ["bench", names @ ..] => bench(&mut progress, names),
+        ["soak", names @ ..] => soak(&mut progress, names),
         ["guests"] => debian::install(&mut progress).and_then(|()| guests::build(&mut progress)),
         ["reference"] => reference(&mut progress),
         [] | ["help" | "--help" | "-h"] => {
@@ -53,20 +54,29 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs one of the `tests` package's long programs on the release binary.
-fn measure(progress: &mut Progress, program: &str, names: &[&str]) -> Result<(), Failure> {
+/// Measures what is shipped, beside a baseline that is built alike.
+fn bench(progress: &mut Progress, names: &[&str]) -> Result<(), Failure> {
+    let arguments = ["build", "--profile", "dist", "--locked"];
+    let packages = ["--package", "midge", "--package", "tests"];
+    let programs = ["--bin", "midge", "--bin", "bench", "--bin", "baseline"];
+    let build = [&arguments[..], &packages, &programs].concat();
+    progress.step(
+        "build what is shipped (optimised as a whole: some minutes)",
+        &mut places::cargo(&build),
+    )?;
+    measure(progress, places::dist("bench"), names)
+}
+
+/// Runs the long trials on the release binary.
+fn soak(progress: &mut Progress, names: &[&str]) -> Result<(), Failure> {
+    test::build(progress)?;
+    measure(progress, places::release("soak"), names)
+}
+
+fn measure(progress: &mut Progress, program: PathBuf, names: &[&str]) -> Result<(), Failure> {
     debian::install(progress)?;
     guests::build(progress)?;
-    progress.step(
-        "build the release binary",
-        &mut places::cargo(&["build", "--release", "--package", "midge"]),
-    )?;
-    let arguments = ["build", "--release", "--package", "tests", "--bins"];
-    progress.step(
-        &format!("build the {program}"),
-        &mut places::cargo(&arguments),
-    )?;
-    let mut run = std::process::Command::new(places::release(program));
+    let mut run = std::process::Command::new(program);
     run.args(names).env("PATH", debian::path());
     debian::lend_libraries(&mut run);
     progress.hand_over(&mut run)

@@ -25,6 +25,11 @@ pub fn release(name: &str) -> PathBuf {
     target().join("release").join(name)
 }
 
+/// A program as it is shipped.
+pub fn dist(name: &str) -> PathBuf {
+    target().join("dist").join(name)
+}
+
 /// Tools that were installed for the repository alone.
 pub fn tools() -> PathBuf {
     root().join(".tools")

@@ -102,7 +102,7 @@ fn formatted(progress: &mut Progress, tally: &mut Tally) -> Result<(), Failure> 
 }
 
 /// The binary, and the tests that use it: one profile, so the engine is compiled once.
-fn build(progress: &mut Progress) -> Result<(), Failure> {
+pub fn build(progress: &mut Progress) -> Result<(), Failure> {
     let binary = [
         "build",
         "--release",
@@ -113,7 +113,10 @@ fn build(progress: &mut Progress) -> Result<(), Failure> {
         "tests",
         "--bins",
     ];
-    progress.step("build the release binary", &mut places::cargo(&binary))
+    progress.step(
+        "build the release binary (the first time takes some minutes)",
+        &mut places::cargo(&binary),
+    )
 }
 
 fn lint(progress: &mut Progress, tally: &mut Tally) -> Result<(), Failure> {

@@ -1,8 +1,10 @@
 //! The node: a supervisor that follows the catalog and keeps artifacts, and its workers that run guests.
 
+mod memory;
 mod pipe;
 mod supervisor;
 mod worker;
 
+pub use memory::give_back as give_back_memory;
 pub use supervisor::{BindError, Listeners, NodeSettings, Notice, StartError, Supervisor};
 pub use worker::worker;

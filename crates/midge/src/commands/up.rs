@@ -116,6 +116,8 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     }
     // Nobody may be reading: that is no reason not to run.
     let _ = tell_people(&settings, &ready, pointed.as_ref());
+    // A start reads every record and tells each worker the whole catalog.
+    node::give_back_memory();
 
     signals.next().await;
     log.info(&format!(

@@ -34,6 +34,7 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use tokio::runtime::LocalOptions;
 
+use crate::memory;
 use crate::pipe::{self, Frame, PipeError, Reader};
 use accept::Listeners;
 use gate::Forwarded;
@@ -251,7 +252,10 @@ impl Control {
         }
         let old = worker.table.replace(next);
         if std::mem::take(&mut self.changed) > CHANGES_FREED_HERE {
-            tokio::task::spawn_blocking(move || drop(old));
+            tokio::task::spawn_blocking(move || {
+                drop(old);
+                memory::give_back();
+            });
         }
         if self.listeners.is_none() && !self.sockets.is_empty() {
             let sockets = std::mem::take(&mut self.sockets);

@@ -82,7 +82,7 @@ fn per_request(servers: &[u32], address: SocketAddr, host: &str) -> f64 {
     let used = || servers.iter().map(|id| cpu_seconds(*id)).sum::<f64>();
     let before = used();
     let mut wrk = Command::new("wrk");
-    wrk.args(["-t1", "-c16", "-d3s", "-H", &format!("host: {host}")])
+    wrk.args(["-t1", "-c16", "-d3s", "-H", &format!("Host: {host}")])
         .arg(format!("http://{address}/"));
     let output = on_core(&mut wrk)
         .output()

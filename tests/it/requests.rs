@@ -123,11 +123,9 @@ fn what_is_not_http_is_answered_once_and_closed() {
         assert!(statuses.contains(&heads[0]), "{request:?}: {said}");
     };
     let with = |more: &str| format!("POST / HTTP/1.1\r\nhost: {host}\r\n{more}\r\n");
-    // RFC 9112 §6.3: the coding wins and the connection ends with the reply. hyper drops the length before the gate
-    // can refuse the request, which would be better.
     check(
         &with("content-length: 5\r\ntransfer-encoding: chunked\r\n"),
-        &["200", "400"],
+        &["400"],
     );
     check(
         &with("content-length: 5\r\ncontent-length: 6\r\n"),
@@ -153,6 +151,7 @@ fn what_is_not_http_is_answered_once_and_closed() {
         &format!("CONNECT {host} HTTP/1.1\r\nhost: {host}\r\n\r\n"),
         &["400"],
     );
+    check("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &["400"]);
     check("\u{1}\u{2}\u{3}\r\n\r\n", &["400"]);
 }
 

@@ -12,8 +12,8 @@ use crate::screen;
 /// Make a data folder from a backup
 ///
 /// The folder must be empty or not exist yet. Everything in the backup is checked against its digest; what is damaged
-/// restores nothing. Asks no platform: start one on the folder afterwards. It compiles what was deployed again before
-/// it serves it.
+/// restores nothing. Asks no platform: start one on the folder afterwards. It compiles what was deployed again: the first
+/// request of each app waits for that.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -6,22 +6,20 @@
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use model::{Millis, Outcome, limits};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use super::forward::Client;
 use super::serve::{Worker, serve};
+use super::stream::Stream;
 
 /// Every connection of this worker, and its clock of seconds.
 #[derive(Default)]
@@ -177,6 +175,11 @@ impl Link {
         self.enter(Phase::Head);
     }
 
+    /// The client has taken something.
+    pub fn wrote(&self) {
+        self.written.set(self.connections.second());
+    }
+
     fn enter(&self, phase: Phase) {
         self.phase.set(phase);
         self.since.set(self.connections.second());
@@ -238,10 +241,7 @@ pub async fn run(
     };
     let admitted = worker.connections.admit(peer, server);
     let link = admitted.0.clone();
-    let stream = Stream {
-        io: TokioIo::new(tcp),
-        link: link.clone(),
-    };
+    let stream = Stream::new(tcp, link.clone());
     let report = worker.report.clone();
     let service = service_fn(move |request| {
         let reply = serve(worker.clone(), admitted.0.clone(), request);
@@ -267,64 +267,6 @@ pub async fn run(
         Err(error) if error.is_parse_too_large() => report.unrouted(Outcome::HeadersTooLarge),
         Err(error) if error.is_parse() => report.unrouted(Outcome::BadRequest),
         Err(_) | Ok(()) => {}
-    }
-}
-
-/// The socket, and a note of when the client last took something.
-struct Stream {
-    io: TokioIo<TcpStream>,
-    link: Rc<Link>,
-}
-
-impl Stream {
-    fn note(&self, written: &Poll<io::Result<usize>>) {
-        if matches!(written, Poll::Ready(Ok(bytes)) if *bytes > 0) {
-            self.link.written.set(self.link.connections.second());
-        }
-    }
-}
-
-impl Read for Stream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(context, buffer)
-    }
-}
-
-impl Write for Stream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write(context, bytes);
-        self.note(&written);
-        written
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write_vectored(context, slices);
-        self.note(&written);
-        written
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(context)
     }
 }
 

@@ -12,8 +12,10 @@ mod report;
 mod request_id;
 mod residents;
 mod respond;
+mod screen;
 mod serve;
 mod spread;
+mod stream;
 mod table;
 mod tally;
 #[cfg(test)]

@@ -82,11 +82,8 @@ pub async fn run(
     let has_body = invocation.request.method() != http::Method::HEAD;
     let observer = invocation.observer.clone();
     let (answer, answered) = oneshot::channel();
-    let mut guest = Guest(tokio::task::spawn_local(live(
-        engine.clone(),
-        invocation,
-        answer,
-    )));
+    let live = live(engine.clone(), invocation, answer);
+    let mut guest = Guest(Some(tokio::task::spawn_local(live)));
     match answered.await {
         Ok(Ok(reply)) => {
             let mut response = http::Response::new(());
@@ -112,23 +109,38 @@ pub async fn run(
             Err(Outcome::BadResponse)
         }
         // The guest ended without an answer, and knows why.
-        Err(_) => Err((&mut guest.0).await.unwrap_or(Outcome::Internal)),
+        Err(_) => Err(guest.ended().await),
     }
 }
 
-/// A guest's task; ends with this unless released.
-struct Guest(JoinHandle<Outcome>);
+/// A guest's task; ends with this unless released. None once it was.
+struct Guest(Option<JoinHandle<Outcome>>);
 
 impl Guest {
     /// Lets the guest run on to its own end or limits.
     fn release(&mut self) {
-        self.0 = tokio::task::spawn_local(std::future::ready(Outcome::Ok));
+        self.0 = None;
+    }
+
+    async fn ended(&mut self) -> Outcome {
+        std::future::poll_fn(|context| self.poll_ended(context)).await
+    }
+
+    fn poll_ended(&mut self, context: &mut TaskContext<'_>) -> Poll<Outcome> {
+        match &mut self.0 {
+            Some(task) => Pin::new(task)
+                .poll(context)
+                .map(|ended| ended.unwrap_or(Outcome::Internal)),
+            None => Poll::Ready(Outcome::Ok),
+        }
     }
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        self.0.abort();
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
     }
 }
 
@@ -166,7 +178,7 @@ impl http_body::Body for ReplyBody {
         let Some(guest) = &mut this.guest else {
             return Poll::Pending;
         };
-        let outcome = ready!(Pin::new(&mut guest.0).poll(context)).unwrap_or(Outcome::Internal);
+        let outcome = ready!(guest.poll_ended(context));
         this.guest = None;
         // The guest may have written its last words after the reader was asked.
         match Pin::new(reader).poll_frame(context) {

@@ -271,6 +271,36 @@ fn a_client_that_goes_away_ends_its_guest() {
 }
 
 #[test]
+fn a_request_body_that_breaks_off_is_its_callers_failure() {
+    let platform = Platform::start();
+    platform.deploy("echo", &Guest::CommandModule("echo-command").bytes());
+    platform.deploy("sum", &guest("sum"));
+    for app in ["echo", "sum"] {
+        for (body, outcome) in [
+            ("content-length: 5000\r\n\r\nhello", "client-gone"),
+            (
+                "transfer-encoding: chunked\r\n\r\n5\r\nhello\r\nZZ\r\n",
+                "bad-request",
+            ),
+        ] {
+            let mut connection = platform.connect(app);
+            let head = format!("POST / HTTP/1.1\r\nhost: {}\r\n", platform.host(app));
+            connection.send(format!("{head}{body}").as_bytes()).unwrap();
+            drop(connection);
+            tests::eventually(&format!("`{app}` logs `{outcome}`"), || {
+                let logs = platform
+                    .api
+                    .get(&format!("tenants/default/apps/{app}/logs"))
+                    .reply
+                    .text();
+                assert!(!logs.contains("\"trap\""), "{logs}");
+                logs.contains(outcome).then_some(())
+            });
+        }
+    }
+}
+
+#[test]
 fn a_body_that_stops_short_is_no_whole_reply() {
     let platform = Platform::start();
     platform.deploy("trap", &guest("trap"));

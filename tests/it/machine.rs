@@ -119,6 +119,30 @@ fn damaged_records_are_named_and_left_alone() {
 }
 
 #[test]
+fn a_data_folder_without_its_records_is_not_begun_anew() {
+    let mut platform = Platform::start();
+    platform.deploy("hello", &guest("hello"));
+    platform.signal(platform.id(), libc::SIGTERM);
+    platform.ended();
+    let records = records(&platform.data());
+    let whole = std::fs::read(&records).unwrap();
+    let data = platform.data();
+    for lose in [&|| std::fs::remove_file(&records).unwrap(), &|| {
+        std::fs::write(&records, "").unwrap()
+    }] as [&dyn Fn(); 2]
+    {
+        lose();
+        let ran = platform.run_alone(&up(&data)).exits(1);
+        for part in ["records.db", "missing or empty", "midge restore"] {
+            assert!(ran.err.contains(part), "{}", ran.err);
+        }
+    }
+    std::fs::write(&records, whole).unwrap();
+    platform.start_again();
+    platform.get("hello", "/").is(200);
+}
+
+#[test]
 fn damaged_artifacts_are_made_anew_or_named() {
     let mut platform = Platform::start();
     platform.deploy("hello", &guest("hello"));
@@ -205,6 +229,13 @@ fn a_full_disk_is_named_and_nothing_is_lost() {
         .api
         .publish_or_refuse(&tests::bare("more"), &variant(&guest("headers"), 1));
     answer.refuses(507, "disk-full", "full");
+    platform.get("hello", "/").is(200).says("Hello, Midge!\n");
+    // Nothing that was deployed needs room to be served again.
+    let file = std::fs::File::options().write(true).open(&fill).unwrap();
+    file.set_len(file.metadata().unwrap().len() - (64 << 10))
+        .unwrap();
+    drop(file);
+    platform.restart();
     platform.get("hello", "/").is(200).says("Hello, Midge!\n");
     std::fs::remove_file(&fill).unwrap();
     platform.deploy("more", &variant(&guest("headers"), 1));

@@ -34,6 +34,11 @@ pub enum OpenError {
     },
     #[error("a control plane needs {0}")]
     Setting(&'static str),
+    #[error(
+        "the records `{}` are missing or empty, but the artifacts of deployed apps are there: this is what is left of a data folder. Restore a backup into another folder with `midge restore`; or remove this one to begin anew",
+        .0.display()
+    )]
+    RecordsLost(PathBuf),
     #[error(transparent)]
     Keys(#[from] KeyError),
     #[error(transparent)]
@@ -96,6 +101,7 @@ impl Control {
         })?;
         let keys = Arc::new(Keys::open(&settings.data.join("keys"))?);
         let path = settings.data.join("records.db");
+        check_not_lost(&path, &*distribution).await?;
         let opened = tokio::task::spawn_blocking(move || Records::open(&path)).await;
         let records = opened.map_err(|_| RecordsError::Closed)??;
         adopt_restored(&settings.data, &*distribution).await?;
@@ -236,6 +242,16 @@ impl Platform {
 fn system_time() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |since| since.as_millis() as u64)
+}
+
+/// New records in an old folder would serve nothing of what was deployed, and soon forget it on every node.
+async fn check_not_lost(records: &Path, distribution: &dyn Distribution) -> Result<(), OpenError> {
+    let there = std::fs::metadata(records).is_ok_and(|file| file.len() > 0);
+    if there || distribution.list().await?.is_empty() {
+        Ok(())
+    } else {
+        Err(OpenError::RecordsLost(records.to_owned()))
+    }
 }
 
 fn check(settings: &ControlSettings) -> Result<(), OpenError> {

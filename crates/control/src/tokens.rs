@@ -1,6 +1,7 @@
 //! Tokens: who shows one, who may make one, and when one ends.
 
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use model::api::{CreatedToken, NewToken, Scope, TokenSummary, Verb};
@@ -75,18 +76,21 @@ pub(crate) async fn authenticate(
     address: IpAddr,
 ) -> Result<Caller, AuthError> {
     let now = platform.now();
-    if let Some(seconds) = platform.failures.wait(address, now) {
-        return Err(AuthError::TooMany(seconds));
-    }
     let found = match TokenText::parse(text) {
         None => Err(AuthError::Malformed),
         Some(token) => find(platform, token, now).await,
     };
     match &found {
-        Ok(_) | Err(AuthError::Records(_)) => {}
-        Err(_) => platform.failures.count(address, now),
+        // Whoever has the right one shares an address with who guesses: a proxy's, or this machine's.
+        Ok(_) | Err(AuthError::Records(_)) => found,
+        Err(_) => match platform.failures.wait(address, now) {
+            Some(seconds) => Err(AuthError::TooMany(seconds)),
+            None => {
+                platform.failures.count(address, now);
+                found
+            }
+        },
     }
-    found
 }
 
 /// Whether a caller's token still holds: it may have ended since the request began.
@@ -116,10 +120,15 @@ async fn find(platform: &Platform, token: TokenText, now: u64) -> Result<Caller,
         .is_none_or(|last| last + TOUCH_MS <= now);
     if stale {
         let id = known.summary.id.clone();
-        platform
+        let touched = platform
             .records
             .write(move |t| tokens::touch(t, &id, now))
-            .await?;
+            .await;
+        match touched {
+            // When it was used last is not worth a refusal.
+            Ok(()) | Err(RecordsError::DiskFull) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(Caller {
         token: known.summary.id,
@@ -225,7 +234,8 @@ pub(crate) async fn keep_admin(platform: &Platform, path: &Path) -> Result<(), T
         && let Ok(caller) = find(platform, token, platform.now()).await
         && caller.covers(&everything())
     {
-        return write_secret(path, text.as_bytes()).map_err(TokenError::File);
+        // Nothing is written: a start must succeed on a full disk too.
+        return make_private(path).map_err(TokenError::File);
     }
     let now = platform.now();
     platform
@@ -240,6 +250,15 @@ pub(crate) async fn keep_admin(platform: &Platform, path: &Path) -> Result<(), T
     let created = add(platform, PLATFORM, new).await?;
     let text = format!("{}\n", created.token);
     write_secret(path, text.as_bytes()).map_err(TokenError::File)
+}
+
+/// Only the owner reads it, whoever made it.
+fn make_private(path: &Path) -> std::io::Result<()> {
+    let private = std::fs::Permissions::from_mode(0o600);
+    if std::fs::metadata(path)?.permissions().mode() & 0o777 == 0o600 {
+        return Ok(());
+    }
+    std::fs::set_permissions(path, private)
 }
 
 fn everything() -> Scope {

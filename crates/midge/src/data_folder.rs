@@ -9,7 +9,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::failure::{Exit, Failure, While as _};
+use crate::failure::{Exit, Failure};
 
 /// The file whose lock is the right to use the folder.
 const LOCK: &str = "midge.lock";
@@ -68,7 +68,7 @@ impl DataFolder {
             path: path.to_owned(),
             lock,
         };
-        folder.write_holder(None).map_err(unusable)?;
+        folder.write_holder(None);
         Ok(folder)
     }
 
@@ -77,17 +77,19 @@ impl DataFolder {
     }
 
     /// Lets whoever finds the folder held know where its holder answers.
-    pub fn announce(&mut self, api: &str) -> Result<(), Failure> {
-        self.write_holder(Some(api.to_owned()))
-            .or_fail(|| format!("writing `{}`", self.path.join(LOCK).display()))
+    pub fn announce(&mut self, api: &str) {
+        self.write_holder(Some(api.to_owned()));
     }
 
-    fn write_holder(&mut self, api: Option<String>) -> io::Result<()> {
+    /// Written for people: on a full disk it is left out, and the lock holds all the same.
+    fn write_holder(&mut self, api: Option<String>) {
         let pid = std::process::id();
-        let text = serde_json::to_string(&Holder { pid, api })?;
-        self.lock.set_len(0)?;
-        self.lock.rewind()?;
-        writeln!(self.lock, "{text}")
+        let text = serde_json::to_string(&Holder { pid, api }).unwrap_or_default();
+        let _ = self
+            .lock
+            .set_len(0)
+            .and_then(|()| self.lock.rewind())
+            .and_then(|()| writeln!(self.lock, "{text}"));
     }
 }
 
@@ -125,7 +127,7 @@ mod tests {
         assert_eq!(second.exit, Exit::AlreadyRunning);
         let pid = format!("(process {})", std::process::id());
         assert!(second.what.ends_with(&pid), "{}", second.what);
-        folder.announce("127.0.0.1:8081").unwrap();
+        folder.announce("127.0.0.1:8081");
         let second = DataFolder::take(&path).unwrap_err();
         assert!(second.what.ends_with("API at http://127.0.0.1:8081)"));
 

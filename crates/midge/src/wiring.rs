@@ -93,7 +93,7 @@ impl Platform {
             .await
             .map_err(|error| Failure::failed(error.to_string()))?;
         let api = serve(&control, api)?;
-        folder.announce(&api.address.to_string())?;
+        folder.announce(&api.address.to_string());
         let places = Places {
             listen,
             api: api.address,

@@ -112,7 +112,7 @@ limits! {
         reason: "bytes of one upload; Python components have 18 MB" };
     MANIFEST: Size = fixed("manifest", Size::kib(64), "bytes of a manifest; it travels in every catalog");
     VERSIONS_KEPT: u64 = Limit { name: "control.versions-kept", default: 100, ceiling: 10_000,
-        reason: "versions of one app that are kept; the served one always is" };
+        reason: "versions of one app that are kept; the one served and the one before it always are" };
     DEPLOYMENTS_KEPT: u64 = fixed("deployments-kept", 1_000, "deployments of one app that its history shows");
     ARTIFACT_GRACE: Millis = fixed("artifact-grace", Millis::secs(3600), "how long an artifact no version names is kept, so that an upload can become a version");
     ROUTES: u64 = fixed("routes", 32, "routes of one app");

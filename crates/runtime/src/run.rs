@@ -279,7 +279,7 @@ async fn live(engine: Engine, invocation: Invocation, answer: oneshot::Sender<An
         vitals: &vitals,
         engine: &engine,
     };
-    epilogue.outcome = match tokio::time::timeout(wall, turns).await {
+    let outcome = match tokio::time::timeout(wall, turns).await {
         Err(_) => Outcome::WallLimit,
         Ok(End::OverBudget) => Outcome::CpuLimit,
         Ok(End::Panicked) => Outcome::Internal,
@@ -292,7 +292,24 @@ async fn live(engine: Engine, invocation: Invocation, answer: oneshot::Sender<An
             outcome
         }
     };
+    epilogue.outcome = blame(outcome, epilogue.incoming.failure());
     epilogue.outcome
+}
+
+/// The outcome, unless what the guest met was its caller's doing: a request body that breaks off is no app's failure.
+fn blame(outcome: Outcome, body: Option<BodyError>) -> Outcome {
+    let whoever = matches!(
+        outcome,
+        Outcome::Ok | Outcome::Trap | Outcome::NoResponse | Outcome::BadResponse
+    );
+    match body {
+        Some(error) if whoever => match error {
+            BodyError::ClientGone => Outcome::ClientGone,
+            BodyError::Timeout => Outcome::RequestTimeout,
+            BodyError::Malformed => Outcome::BadRequest,
+        },
+        _ => outcome,
+    }
 }
 
 struct Sink(Arc<dyn Observer>);

@@ -49,10 +49,15 @@ fn a_refused_upload_is_a_success() {
 
 #[test]
 fn without_a_place_for_the_code_the_child_fails() {
-    let child = Command::new(program())
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
+    let mut child = Command::new(program());
+    // SAFETY: `close` is safe to call between fork and exec. Whoever runs the tests may have left something there.
+    unsafe {
+        child.pre_exec(|| {
+            libc::close(3);
+            Ok(())
+        });
+    }
+    let child = child.stdin(Stdio::null()).output().unwrap();
     assert_eq!(child.status.code(), Some(1));
     let text = String::from_utf8(child.stderr).unwrap();
     assert!(text.contains("descriptor 3"), "{text}");

@@ -114,6 +114,11 @@ impl Incoming {
         }
     }
 
+    /// Why the body ended before its end, if the guest met that.
+    pub fn failure(&self) -> Option<BodyError> {
+        self.lock().failed
+    }
+
     /// How many bytes the guest was handed.
     pub fn handed_out(&self) -> u64 {
         self.lock().handed_out

@@ -256,7 +256,8 @@ impl From<VersionError> for Refused {
             VersionError::TooManyApps(_) => (409, "too-many-apps"),
             VersionError::NotGranted(_) => (422, "import-not-granted"),
         };
-        Self::new(status, code, "the version was not made", error.to_string())
+        let title = title_of(status, "the version was not made");
+        Self::new(status, code, title, error.to_string())
     }
 }
 
@@ -276,7 +277,7 @@ impl From<DeployError> for Refused {
             DeployError::NothingBefore(_) => (409, "no-earlier-version"),
             DeployError::Moved { .. } => (409, "deployment-conflict"),
         };
-        Self::new(status, code, "nothing was deployed", text)
+        Self::new(status, code, title_of(status, "nothing was deployed"), text)
     }
 }
 
@@ -299,6 +300,15 @@ impl From<BackupError> for Refused {
                 Self::new(500, "backup-failed", title, other.to_string())
             }
         }
+    }
+}
+
+/// What is not there is that, whatever was to be done with it.
+fn title_of(status: u16, otherwise: &'static str) -> &'static str {
+    if status == 404 {
+        "there is no such thing"
+    } else {
+        otherwise
     }
 }
 

@@ -54,20 +54,31 @@ impl Lines {
         }
     }
 
-    /// The next line without its end; `None` when the platform ends the stream.
-    pub async fn next(&mut self) -> Option<Bytes> {
+    /// The next line without its end; `None` when the platform has said everything.
+    ///
+    /// # Errors
+    /// The stream broke: there may be more.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        let broke = |why: &str| {
+            let what = format!("the platform's answer broke off: {why}");
+            Failure::new(Exit::Unreachable, what).hint("`midge status` says whether it runs")
+        };
         loop {
             if let Some(end) = self.held.iter().position(|byte| *byte == b'\n') {
                 let line = self.held.split_to(end + 1).freeze();
-                return Some(line.slice(..end));
+                return Ok(Some(line.slice(..end)));
             }
-            // A stream that breaks ends: what came before was told, and there is no more.
-            let frame = self.body.frame().await?.ok()?;
-            if let Ok(data) = frame.into_data() {
+            let Some(frame) = self.body.frame().await else {
+                return Ok(None);
+            };
+            if let Ok(data) = frame
+                .map_err(|error| broke(&error.to_string()))?
+                .into_data()
+            {
                 self.held.extend_from_slice(&data);
             }
             if self.held.len() as u64 > limits::CLIENT_REPLY.default.bytes() {
-                return None;
+                return Err(broke("it sent a line without end"));
             }
         }
     }

@@ -5,7 +5,7 @@ use model::{AppName, LogRecord, LogStream};
 
 use crate::args::Platform;
 use crate::client::Client;
-use crate::failure::{Failure, without_controls};
+use crate::failure::{Exit, Failure, without_controls};
 use crate::screen;
 
 /// Show an app's log, and follow it
@@ -73,12 +73,18 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
     let mut lines = client.lines(&path).await?;
     loop {
         let line = tokio::select! {
-            line = lines.next() => line,
+            line = lines.next() => line?,
             // How following ends.
-            _ = tokio::signal::ctrl_c() => None,
+            _ = tokio::signal::ctrl_c() => return Ok(()),
         };
         let Some(line) = line else {
-            return Ok(());
+            return match options.follow {
+                true => Err(Failure::new(
+                    Exit::Unreachable,
+                    "the platform ended the stream: it is stopping",
+                )),
+                false => Ok(()),
+            };
         };
         let text = String::from_utf8_lossy(&line);
         if options.json {

@@ -12,6 +12,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::commands::doctor;
 use crate::config::{self, Flags, Settings};
 use crate::failure::{Exit, Failure, While as _};
 use crate::profile::{self, Pointed, Profile};
@@ -91,6 +92,9 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let ready_fd = options.ready_fd.map(inherited).transpose()?;
     let log = Log::to_stderr();
     raise_open_files(log);
+    for failure in doctor::failures(&settings) {
+        log.warning(&failure);
+    }
 
     let (platform, places) = tokio::select! {
         started = Platform::start(&settings, log) => started?,

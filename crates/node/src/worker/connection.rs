@@ -241,7 +241,7 @@ pub async fn run(
     };
     let admitted = worker.connections.admit(peer, server);
     let link = admitted.0.clone();
-    let stream = Stream::new(tcp, link.clone());
+    let stream = Stream::new(tcp, link.clone(), worker.clone());
     let report = worker.report.clone();
     let service = service_fn(move |request| {
         let reply = serve(worker.clone(), admitted.0.clone(), request);

@@ -103,6 +103,31 @@ pub fn refuse(
     response
 }
 
+/// A refusal of hyper's own, which it makes of what it cannot read, in the form of [`refuse`]; none if `head` is
+/// anything else. It says already that the connection ends.
+pub fn complete(head: &[u8], id: impl FnOnce() -> RequestId) -> Option<Bytes> {
+    let status = head.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
+    let outcome = match status {
+        b"400" => Outcome::BadRequest,
+        b"414" => Outcome::TargetTooLong,
+        b"431" => Outcome::HeadersTooLarge,
+        _ => return None,
+    };
+    let head = std::str::from_utf8(head).ok()?;
+    let lines = head.strip_suffix("\r\n\r\n")?;
+    let (before, after) = lines.split_once("\r\ncontent-length: 0")?;
+    // Whatever went through `refuse` or `pass` has an id.
+    if lines.contains(REQUEST_ID.as_str()) {
+        return None;
+    }
+    let (code, line, id) = (outcome.code(), line(outcome), id());
+    let (length, id) = (line.len(), id.as_str());
+    Some(Bytes::from(format!(
+        "{before}{after}\r\n{CONTENT_TYPE}: text/plain\r\n{CACHE_CONTROL}: no-store\r\n{ERROR}: {code}\r\n\
+         {REQUEST_ID}: {id}\r\n{CONTENT_LENGTH}: {length}\r\n\r\n{line}"
+    )))
+}
+
 /// Whether what follows on the connection cannot be trusted to be a request.
 fn ends_connection(outcome: Outcome) -> bool {
     match outcome {
@@ -333,6 +358,36 @@ mod tests {
         let mut left: Vec<_> = map.keys().map(HeaderName::as_str).collect();
         left.sort();
         assert_eq!(left, ["content-type", "set-cookie", "trailer"]);
+    }
+
+    #[test]
+    fn only_what_hyper_says_by_itself_is_completed() {
+        let id = || super::super::request_id::RequestIds::new(1).next(0);
+        let bare = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\n\
+            content-length: 0\r\ndate: now\r\n\r\n";
+        let text = complete(bare, id).unwrap();
+        let text = std::str::from_utf8(&text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert_eq!(body, line(Outcome::HeadersTooLarge));
+        let lines: Vec<&str> = head.lines().skip(1).collect();
+        for expected in [
+            "connection: close",
+            "date: now",
+            "midge-error: headers-too-large",
+            &format!("content-length: {}", body.len()),
+        ] {
+            assert!(lines.contains(&expected), "{text}");
+        }
+        assert_eq!(text.matches("content-length").count(), 1);
+        for other in [
+            &b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"[..],
+            b"HTTP/1.1 400 Bad Request\r\nmidge-request-id: x\r\ncontent-length: 0\r\n\r\n",
+            b"HTTP/1.1 400 Bad Request\r\ncontent-length: 5\r\n\r\nhello",
+            b"hello",
+            b"",
+        ] {
+            assert!(complete(other, id).is_none());
+        }
     }
 
     #[test]

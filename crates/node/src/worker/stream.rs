@@ -1,18 +1,21 @@
-//! The socket as hyper sees it: screened on the way in, noted on the way out.
+//! The socket as hyper sees it: screened on the way in, noted on the way out, and hyper's own refusals in our words.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::connection::Link;
+use super::report::now_ms;
+use super::respond;
 use super::screen::{Screen, Screened};
+use super::serve::Worker;
 
 /// What hyper reads where the screen has refused what came: no method begins with it, no chunk, and no trailer goes on
 /// like that. So hyper answers what it has to, once, and closes.
@@ -32,10 +35,13 @@ pub struct Stream {
     free: usize,
     /// What is still to be handed on instead of what was refused.
     refused: Option<&'static [u8]>,
+    /// What is still to be written instead of a refusal of hyper's own, and how long that is.
+    instead: Option<(Bytes, usize)>,
+    worker: Rc<Worker>,
 }
 
 impl Stream {
-    pub fn new(tcp: TcpStream, link: Rc<Link>) -> Self {
+    pub fn new(tcp: TcpStream, link: Rc<Link>, worker: Rc<Worker>) -> Self {
         Self {
             io: TokioIo::new(tcp),
             link,
@@ -43,6 +49,8 @@ impl Stream {
             held: BytesMut::new(),
             free: 0,
             refused: None,
+            instead: None,
+            worker,
         }
     }
 
@@ -131,6 +139,29 @@ impl Read for Stream {
 }
 
 impl Stream {
+    /// What is written instead of `bytes`, which begin with whatever hyper writes next.
+    fn begin_instead(&mut self, bytes: &[u8]) {
+        if self.instead.is_none() {
+            let ids = &self.worker.request_ids;
+            let complete = respond::complete(bytes, || ids.next(now_ms()));
+            self.instead = complete.map(|complete| (complete, bytes.len()));
+        }
+    }
+
+    /// Writes that; when all of it is written, so is what hyper wrote.
+    fn write_instead(&mut self, context: &mut Context<'_>) -> Option<Poll<io::Result<usize>>> {
+        let (instead, length) = self.instead.as_mut()?;
+        while !instead.is_empty() {
+            match Pin::new(&mut self.io).poll_write(context, instead) {
+                Poll::Ready(Ok(count)) => instead.advance(count),
+                other => return Some(other),
+            }
+        }
+        let length = *length;
+        self.instead = None;
+        Some(Poll::Ready(Ok(length)))
+    }
+
     fn note(&self, written: &Poll<io::Result<usize>>) {
         if matches!(written, Poll::Ready(Ok(bytes)) if *bytes > 0) {
             self.link.wrote();
@@ -144,7 +175,11 @@ impl Write for Stream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write(context, bytes);
+        self.begin_instead(bytes);
+        let written = match self.write_instead(context) {
+            Some(written) => written,
+            None => Pin::new(&mut self.io).poll_write(context, bytes),
+        };
         self.note(&written);
         written
     }
@@ -154,7 +189,11 @@ impl Write for Stream {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write_vectored(context, slices);
+        self.begin_instead(slices.first().map_or(&[], |first| first));
+        let written = match self.write_instead(context) {
+            Some(written) => written,
+            None => Pin::new(&mut self.io).poll_write_vectored(context, slices),
+        };
         self.note(&written);
         written
     }

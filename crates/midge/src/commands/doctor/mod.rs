@@ -9,7 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::args::Form;
-use crate::config::{self, Flags};
+use crate::config::{self, Flags, Settings};
 use crate::failure::Failure;
 use crate::screen;
 use checks::{CHECKS, Verdict};
@@ -57,6 +57,18 @@ pub fn run(options: Options) -> Result<(), Failure> {
             CHECKS.len()
         ))),
     }
+}
+
+/// What a platform with these settings would have to put right on this machine: a line each.
+pub fn failures(settings: &Settings) -> Vec<String> {
+    let facts = facts::gather(settings);
+    let failed = CHECKS
+        .iter()
+        .filter_map(|(name, check)| match check(&facts) {
+            Verdict::Failed { what, to_do } => Some(format!("{name}: {what}; {to_do}")),
+            Verdict::Ok(_) | Verdict::Note { .. } => None,
+        });
+    failed.collect()
 }
 
 /// A verdict for scripts.

@@ -89,9 +89,9 @@ impl Observed for Platform {
         let files = std::fs::read_dir(self.data().join("node/logs")).unwrap();
         let texts = files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap());
         let whole: String = texts.collect();
-        let records = whole
-            .lines()
-            .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")));
+        let records = whole.lines().map(|line| {
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+        });
         records
             .filter(|record: &LogRecord| record.app.as_str() == app)
             .collect()
@@ -130,7 +130,11 @@ fn check_wire(platform: &Platform, app: &str, method: &str, path: &str, body: &[
             assert_eq!(found, (status, text.to_owned(), None), "{asked}");
         }
         (Wire::Instead(code), Ok(reply)) => {
-            assert_eq!(reply.header("midge-error"), Some(code), "{asked}: {reply:?}");
+            assert_eq!(
+                reply.header("midge-error"),
+                Some(code),
+                "{asked}: {reply:?}"
+            );
         }
         (Wire::Cut, Err(error)) => {
             let kinds = [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset];
@@ -139,7 +143,9 @@ fn check_wire(platform: &Platform, app: &str, method: &str, path: &str, body: &[
         (wire, found) => panic!("{asked}: {found:?} instead of {wire:?}"),
     }
     connection.host(&platform.host("hello"));
-    let next = connection.get("/").unwrap_or_else(|error| panic!("after {asked}: {error}"));
+    let next = connection
+        .get("/")
+        .unwrap_or_else(|error| panic!("after {asked}: {error}"));
     next.is(200).says(HELLO);
 }
 
@@ -183,7 +189,9 @@ fn command(start: &str) -> Vec<u8> {
 #[test]
 fn a_guest_that_writes_byte_by_byte_to_nobody_is_held_back() {
     let platform = Watched::configured("workers = 1");
-    let dribble = command("(call $head) (loop $more (call $write (i32.const 1) (i32.const 64) (i32.const 1)) (br $more))");
+    let dribble = command(
+        "(call $head) (loop $more (call $write (i32.const 1) (i32.const 64) (i32.const 1)) (br $more))",
+    );
     let limits = "[limits]\ncpu = '10s'\nwall = '60s'";
     platform.deploy_with("dribble", &dribble, limits);
     platform.deploy_with("endless", &guest("endless"), limits);
@@ -202,7 +210,10 @@ fn a_guest_that_writes_byte_by_byte_to_nobody_is_held_back() {
         (tests::cpu_seconds(worker) - cpu < 0.1).then_some(())
     });
     let held = tests::private_bytes(worker).saturating_sub(before);
-    assert!(held < 20 << 20, "{held} bytes for 20 clients that do not read");
+    assert!(
+        held < 20 << 20,
+        "{held} bytes for 20 clients that do not read"
+    );
     drop(clients);
     platform.logs("dribble", "client-gone");
     platform.unharmed();
@@ -237,25 +248,42 @@ fn a_guest_may_read_its_request_never_or_byte_by_byte() {
     let total = 64 << 20;
     let mut connection = platform.connect("never");
     connection
-        .send_head("POST", "/wait/60000", &format!("content-length: {total}\r\n"))
+        .send_head(
+            "POST",
+            "/wait/60000",
+            &format!("content-length: {total}\r\n"),
+        )
         .unwrap();
     let mut sender = connection.twin().unwrap();
     let sent = std::thread::spawn(move || {
         let piece = vec![7; 1 << 20];
         (0..64).take_while(|_| sender.send(&piece).is_ok()).count()
     });
-    connection.reply("POST").unwrap().is(504).fails("wall-limit");
+    connection
+        .reply("POST")
+        .unwrap()
+        .is(504)
+        .fails("wall-limit");
     let held = tests::private_bytes(worker).saturating_sub(before);
-    assert!(held < 8 << 20, "{held} bytes held for a guest that never reads");
+    assert!(
+        held < 8 << 20,
+        "{held} bytes held for a guest that never reads"
+    );
     drop(connection);
     assert!(sent.join().unwrap() < 64);
 
     // The other way round: the guest reads, and the client never sends the rest.
     platform.deploy_with("sum", &guest("sum"), "[limits]\nwall = '500ms'");
     let mut connection = platform.connect("sum");
-    connection.send_head("POST", "/", "content-length: 10\r\n").unwrap();
+    connection
+        .send_head("POST", "/", "content-length: 10\r\n")
+        .unwrap();
     connection.send(b"only").unwrap();
-    connection.reply("POST").unwrap().is(504).fails("wall-limit");
+    connection
+        .reply("POST")
+        .unwrap()
+        .is(504)
+        .fails("wall-limit");
     platform.unharmed();
 }
 
@@ -265,15 +293,23 @@ fn header_fields_are_bounded_in_number_and_bytes() {
     let platform = Watched::start();
     platform.deploy_with("fields", &guest("fields"), "[limits]\ncpu = '2s'");
     platform.deploy("dictated", &dictated());
-    platform.get("fields", "/many/40000").is(200).says("256 taken");
+    platform
+        .get("fields", "/many/40000")
+        .is(200)
+        .says("256 taken");
     platform.get("fields", "/list/256").is(200).says("taken");
     platform.get("fields", "/list/257").is(200).says("invalid");
-    platform.get("fields", "/list/40000").is(200).says("invalid");
+    platform
+        .get("fields", "/list/40000")
+        .is(200)
+        .says("invalid");
     platform.get("fields", "/large/1").is(200).says("invalid");
     // More than one call may copy: no error of the interface any more.
     platform.get("fields", "/large/10").is(500).fails("trap");
     let lines = |count: usize| -> Vec<u8> {
-        let lines: String = (0..count).map(|number| format!("x-{number}: 1\n")).collect();
+        let lines: String = (0..count)
+            .map(|number| format!("x-{number}: 1\n"))
+            .collect();
         (lines + "\nbody").into()
     };
     let check = |head: &[u8], wire| check_wire(&platform, "dictated", "POST", "/", head, wire);
@@ -284,7 +320,13 @@ fn header_fields_are_bounded_in_number_and_bytes() {
     let value = format!("x: {}\n\nbody", "y".repeat(10 << 20));
     check(value.as_bytes(), Wire::Instead("bad-response"));
     let reply = platform.post("dictated", "/", b"X-Twin: 1\nx-twin: 2\nx-TWIN: 3\n\n");
-    let twins: Vec<_> = reply.is(200).head.headers.into_iter().filter(|(name, _)| name == "x-twin").collect();
+    let twins: Vec<_> = reply
+        .is(200)
+        .head
+        .headers
+        .into_iter()
+        .filter(|(name, _)| name == "x-twin")
+        .collect();
     assert_eq!(twins.len(), 3);
     platform.unharmed();
 }
@@ -305,7 +347,16 @@ fn a_reply_is_well_framed_or_none_whatever_length_its_guest_claims() {
     check("/200/8?0", Wire::Whole(200, ""));
     check("/200/none?5", Wire::Whole(200, ""));
     for lengths in [
-        "5&5", "5&6", "+5", "-1", "5,5", "0x5", "5.0", "five", "", "99999999999999999999",
+        "5&5",
+        "5&6",
+        "+5",
+        "-1",
+        "5,5",
+        "0x5",
+        "5.0",
+        "five",
+        "",
+        "99999999999999999999",
     ] {
         let bad = Wire::Instead("bad-response");
         check(&format!("/200/5?{lengths}"), bad);
@@ -315,11 +366,24 @@ fn a_reply_is_well_framed_or_none_whatever_length_its_guest_claims() {
         check_wire(&platform, "dictated", "POST", "/", head.as_bytes(), wire);
     };
     // The platform counts what a command writes; what it claims is never passed on.
-    for length in ["3", "9", "+4", "-1", "4,4", "0x4", "", "4\ncontent-length: 5"] {
-        check(&format!("content-length: {length}\n\nbody"), Wire::Whole(200, "body"));
+    for length in [
+        "3",
+        "9",
+        "+4",
+        "-1",
+        "4,4",
+        "0x4",
+        "",
+        "4\ncontent-length: 5",
+    ] {
+        check(
+            &format!("content-length: {length}\n\nbody"),
+            Wire::Whole(200, "body"),
+        );
     }
     for coding in ["chunked", "identity", "gzip, chunked", ""] {
-        let head = format!("content-length: 4\ntransfer-encoding: {coding}\n\n4\r\nbody\r\n0\r\n\r\n");
+        let head =
+            format!("content-length: 4\ntransfer-encoding: {coding}\n\n4\r\nbody\r\n0\r\n\r\n");
         check(&head, Wire::Instead("bad-response"));
     }
     platform.unharmed();
@@ -334,7 +398,14 @@ fn a_status_is_passed_on_with_the_framing_that_it_has_or_refused() {
     // A guest that is refused a status and goes on says 200.
     for status in [0, 1, 99, 100, 101, 103, 199, 600, 999, 1000, 65_535] {
         let path = format!("/{status}/2");
-        check_wire(&platform, "framing", "GET", &path, b"", Wire::Whole(200, "xx"));
+        check_wire(
+            &platform,
+            "framing",
+            "GET",
+            &path,
+            b"",
+            Wire::Whole(200, "xx"),
+        );
         let head = format!("status: {status}\n\nbody");
         let bad = Wire::Instead("bad-response");
         check_wire(&platform, "dictated", "POST", "/", head.as_bytes(), bad);
@@ -342,16 +413,51 @@ fn a_status_is_passed_on_with_the_framing_that_it_has_or_refused() {
     for status in [204, 304] {
         for path in ["/5", "/5?5", "/3?5", "/none?5", "/none"] {
             let path = format!("/{status}{path}");
-            check_wire(&platform, "framing", "GET", &path, b"", Wire::Whole(status, ""));
+            check_wire(
+                &platform,
+                "framing",
+                "GET",
+                &path,
+                b"",
+                Wire::Whole(status, ""),
+            );
         }
         let head = format!("status: {status}\ncontent-length: 5\n\nHTTP/1.1 200 OK\r\n\r\n");
-        check_wire(&platform, "dictated", "POST", "/", head.as_bytes(), Wire::Whole(status, ""));
+        check_wire(
+            &platform,
+            "dictated",
+            "POST",
+            "/",
+            head.as_bytes(),
+            Wire::Whole(status, ""),
+        );
     }
-    for path in ["/200/5", "/200/5?5", "/200/3?5", "/200/9?5", "/200/none?5", "/404/70000"] {
+    for path in [
+        "/200/5",
+        "/200/5?5",
+        "/200/3?5",
+        "/200/9?5",
+        "/200/none?5",
+        "/404/70000",
+    ] {
         let status = path[1..4].parse().unwrap();
-        check_wire(&platform, "framing", "HEAD", path, b"", Wire::Whole(status, ""));
+        check_wire(
+            &platform,
+            "framing",
+            "HEAD",
+            path,
+            b"",
+            Wire::Whole(status, ""),
+        );
     }
-    check_wire(&platform, "framing", "GET", "/205/0", b"", Wire::Whole(205, ""));
+    check_wire(
+        &platform,
+        "framing",
+        "GET",
+        "/205/0",
+        b"",
+        Wire::Whole(205, ""),
+    );
     platform.unharmed();
 }
 
@@ -363,7 +469,10 @@ fn a_guest_sets_no_field_that_frames_a_message_and_none_that_is_malformed() {
     platform.deploy("dictated", &dictated());
     let check = |name: &str, value: &str, expected: &str| {
         let field = format!("{name}\x1f{value}");
-        let found = platform.post("fields", "/", field.as_bytes()).is(200).text();
+        let found = platform
+            .post("fields", "/", field.as_bytes())
+            .is(200)
+            .text();
         let expected_line = format!("{expected} {expected} {expected}\n");
         assert_eq!(found, expected_line, "{name:?}: {value:?}");
         if expected != "taken" {
@@ -391,7 +500,17 @@ fn a_guest_sets_no_field_that_frames_a_message_and_none_that_is_malformed() {
     ] {
         check(name, "close", "forbidden");
     }
-    for name in [":status", ":authority", "a b", "a\tb", "a\0b", "a\x7f", "a(b)", "ä", ""] {
+    for name in [
+        ":status",
+        ":authority",
+        "a b",
+        "a\tb",
+        "a\0b",
+        "a\x7f",
+        "a(b)",
+        "ä",
+        "",
+    ] {
         check(name, "1", "invalid");
     }
     for value in ["a\0b", "a\rb", "a\r\n b", "\x7f", "\x01"] {
@@ -399,7 +518,12 @@ fn a_guest_sets_no_field_that_frames_a_message_and_none_that_is_malformed() {
     }
     // Within CGI a line end ends the field: these are other fields, or none.
     let sets = |value: &str| format!("x-value\x1f{value}");
-    for value in ["a\nb", "a\r\nset-cookie: x=1", "a\n folded", "a\r\n\r\nHTTP/1.1 200 OK"] {
+    for value in [
+        "a\nb",
+        "a\r\nset-cookie: x=1",
+        "a\n folded",
+        "a\r\n\r\nHTTP/1.1 200 OK",
+    ] {
         let found = platform.post("fields", "/", sets(value).as_bytes()).is(200);
         found.says("invalid invalid invalid\n");
     }
@@ -440,16 +564,28 @@ fn trailers_frame_nothing() {
     let fields: Vec<String> = names.iter().map(|name| format!("{name}\x1f1")).collect();
     let mut connection = platform.connect("fields");
     let reply = connection
-        .request("POST", "/trailers", "te: trailers\r\n", fields.join("\x1e").as_bytes())
+        .request(
+            "POST",
+            "/trailers",
+            "te: trailers\r\n",
+            fields.join("\x1e").as_bytes(),
+        )
         .unwrap()
         .is(200)
         .says("body");
-    let sent: Vec<&str> = reply.trailers.iter().map(|(name, _)| name.as_str()).collect();
+    let sent: Vec<&str> = reply
+        .trailers
+        .iter()
+        .map(|(name, _)| name.as_str())
+        .collect();
     assert_eq!(sent, ["x-fine"]);
     connection.host(&platform.host("hello"));
     connection.get("/").unwrap().is(200).says(HELLO);
     // To a client that did not ask for them, none are sent (RFC 9110 §6.5.1).
-    let reply = platform.post("fields", "/trailers", b"x-fine\x1f1").is(200).says("body");
+    let reply = platform
+        .post("fields", "/trailers", b"x-fine\x1f1")
+        .is(200)
+        .says("body");
     assert!(reply.trailers.is_empty(), "{reply:?}");
     platform.unharmed();
 }
@@ -498,8 +634,18 @@ fn what_a_guest_prints_is_capped_and_no_line_passes_for_another_record() {
     for record in &records {
         assert!(!record.text.contains(odd), "{record:?}");
     }
-    let told = |text: &str| records.iter().filter(|record| record.text.contains(text)).count();
-    for text in [r"\u{1b}[31mcolour\u{1b}]0;title\u{7}", r"over\rwritten\u{8}", r"\u{202e}turned", "\u{fffd}"] {
+    let told = |text: &str| {
+        records
+            .iter()
+            .filter(|record| record.text.contains(text))
+            .count()
+    };
+    for text in [
+        r"\u{1b}[31mcolour\u{1b}]0;title\u{7}",
+        r"over\rwritten\u{8}",
+        r"\u{202e}turned",
+        "\u{fffd}",
+    ] {
         assert!(told(text) >= 2, "{text}: {records:#?}");
     }
     let fakes = |record: &LogRecord| record.stream != LogStream::Request || record.done.is_none();
@@ -535,7 +681,9 @@ fn an_answer_that_is_given_twice_never_or_in_part_is_never_a_hang() {
     check("", Wire::Instead("no-response"));
     check("content-type: text/plain\n", Wire::Instead("bad-response"));
     check("\n", Wire::Whole(200, ""));
-    let trapped = command("(call $head) (call $write (i32.const 1) (i32.const 64) (i32.const 7)) (unreachable)");
+    let trapped = command(
+        "(call $head) (call $write (i32.const 1) (i32.const 64) (i32.const 7)) (unreachable)",
+    );
     platform.deploy("trapped", &trapped);
     check_wire(&platform, "trapped", "GET", "/", b"", Wire::Cut);
     for outcome in ["no-response", "bad-response", "trap"] {
@@ -569,7 +717,10 @@ fn what_was_not_granted_is_denied_before_a_packet_leaves() {
     assert_eq!(lines, 17, "{text}");
     let none = |result: std::io::Result<()>| result.unwrap_err().kind() == ErrorKind::WouldBlock;
     assert!(none(listener.accept().map(drop)), "somebody connected");
-    assert!(none(socket.recv(&mut [0; 8]).map(drop)), "a datagram arrived");
+    assert!(
+        none(socket.recv(&mut [0; 8]).map(drop)),
+        "a datagram arrived"
+    );
     platform.unharmed();
 }
 

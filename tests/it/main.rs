@@ -5,6 +5,8 @@ mod command_line;
 mod deployments;
 mod examples;
 mod guests;
+mod hostile_engine;
+mod hostile_http;
 mod lifetimes;
 mod limits;
 mod machine;

@@ -157,6 +157,15 @@ pub struct ReplyBody {
     left: Option<u64>,
 }
 
+impl ReplyBody {
+    /// Whether the guest promised a length and has ended its body without a byte of it.
+    pub fn is_missing(&self) -> bool {
+        self.has_body
+            && self.left.is_some_and(|left| left > 0)
+            && http_body::Body::is_end_stream(self)
+    }
+}
+
 impl http_body::Body for ReplyBody {
     type Data = Bytes;
     type Error = Truncated;

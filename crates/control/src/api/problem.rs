@@ -218,7 +218,19 @@ impl From<CompileError> for Refused {
             CompileError::MemoryLimit(_) => (422, "compile-memory-limit"),
             CompileError::OutputLimit(_) => (422, "compile-output-limit"),
             CompileError::TimeLimit(_) => (503, "compile-time-limit"),
-            CompileError::Failed { .. } => (422, "compile-failed"),
+            CompileError::Failed { how, .. } => {
+                let detail =
+                    format!("the compiler failed on it ({how}); the operator was told more");
+                return Self {
+                    inner: Some(text),
+                    ..Self::new(
+                        422,
+                        "compile-failed",
+                        "the upload cannot be compiled",
+                        detail,
+                    )
+                };
+            }
         };
         Self::new(status, code, "the upload cannot be compiled", text)
     }

@@ -47,7 +47,8 @@ pub fn pass(
     link: Rc<Link>,
 ) -> Response<Reply> {
     let (mut parts, body) = response.into_parts();
-    let Some(sized) = check(parts.status, &mut parts.headers) else {
+    let sized = check(parts.status, &mut parts.headers).filter(|_| !body.is_missing());
+    let Some(sized) = sized else {
         drop(body);
         return refuse(Outcome::BadResponse, exchange.id, Some(exchange), link);
     };

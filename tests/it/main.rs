@@ -2,6 +2,7 @@
 
 mod bodies;
 mod command_line;
+mod compile_bombs;
 mod deployments;
 mod examples;
 mod guests;

@@ -10,10 +10,11 @@ use tests::load::Always;
 use tests::{Load, Platform, bare, guest};
 
 /// What an upload may be refused for that asks for too much: docs/guide/errors.md.
-const REFUSALS: [&str; 6] = [
+const REFUSALS: [&str; 7] = [
     "wasm-limit",
     "invalid-wasm",
     "unknown-import",
+    "not-compilable",
     "compile-cpu-limit",
     "compile-memory-limit",
     "compile-output-limit",
@@ -106,7 +107,12 @@ impl Siege {
                 let version = answer.body::<Version>().number;
                 let deploy = DeploymentCause::Deploy;
                 self.platform.api.serve(app, version, deploy);
-                self.platform.get(app, "/").is(200);
+                let reply = self.platform.get(app, "/");
+                assert!(
+                    matches!(reply.header("midge-error"), None | Some("no-response")),
+                    "{app}: {}",
+                    reply.text()
+                );
             }
             _ => assert!(
                 REFUSALS.contains(&code.as_str()),

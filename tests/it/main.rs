@@ -2,16 +2,20 @@
 
 mod bodies;
 mod command_line;
+mod compile_bombs;
 mod deployments;
 mod examples;
 mod guests;
+mod hostile_cpu;
 mod hostile_engine;
 mod hostile_http;
+mod hostile_memory;
 mod lifetimes;
 mod limits;
 mod machine;
 mod operator;
 mod reference;
 mod requests;
+mod siege;
 mod tokens;
 mod uploads;

@@ -131,10 +131,15 @@ impl Platform {
         status
     }
 
-    /// Stops it in an orderly way, then starts it again on the same folder and settings.
-    pub fn restart(&mut self) {
+    /// Stops it in an orderly way.
+    pub fn stop(&mut self) {
         self.signal(self.id(), libc::SIGTERM);
         assert!(self.ended().success(), "{}", self.said());
+    }
+
+    /// Stops it in an orderly way, then starts it again on the same folder and settings.
+    pub fn restart(&mut self) {
+        self.stop();
         self.start_again();
     }
 
@@ -146,11 +151,17 @@ impl Platform {
 
     /// Starts it again after it ended.
     pub fn start_again(&mut self) {
-        let (process, ready, ready_in) =
-            begin(self.folder.path(), &self.settings).unwrap_or_else(|said| panic!("{said}"));
+        self.try_start_again()
+            .unwrap_or_else(|said| panic!("{said}"));
+    }
+
+    /// Starts it again after it ended, or tells what it said when it refused.
+    pub fn try_start_again(&mut self) -> Result<(), String> {
+        let (process, ready, ready_in) = begin(self.folder.path(), &self.settings)?;
         let (listen, api) = addresses(self.folder.path(), &ready);
         (self.process, self.listen, self.api, self.ready_in) =
             (Some(process), listen, api, ready_in);
+        Ok(())
     }
 
     /// Ends it at once.

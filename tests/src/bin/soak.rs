@@ -7,7 +7,10 @@ use tests::trials;
 
 type Trial = (&'static str, fn(u64) -> String);
 
-const TRIALS: [Trial; 1] = [("deploys", |seed| trials::deploys(trials::DEPLOYS, seed))];
+const TRIALS: [Trial; 2] = [
+    ("deploys", |seed| trials::deploys(trials::DEPLOYS, seed)),
+    ("flips", |seed| trials::flips(trials::FLIPS, seed)),
+];
 
 fn main() -> ExitCode {
     let names: Vec<String> = std::env::args().skip(1).collect();

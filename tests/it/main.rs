@@ -6,6 +6,7 @@ mod deployments;
 mod examples;
 mod flips;
 mod guests;
+mod hostile_api;
 mod hostile_requests;
 mod lifetimes;
 mod limits;

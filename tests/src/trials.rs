@@ -143,7 +143,7 @@ pub fn flips(count: u32, seed: u64) -> String {
         let turn = Turn::make(&platform, &apps, &kept, &mut chance, &mut tally);
         turn.judge(&mut platform, &apps, &kept, &mut tally);
     }
-    let shown = &tally.failures[..tally.failures.len().min(20)];
+    let shown = &tally.failures[..tally.failures.len().min(50)];
     assert!(
         shown.is_empty(),
         "{} failures (seed {seed}): {shown:#?}",
@@ -267,13 +267,19 @@ impl Turn {
     }
 
     fn judge(&self, platform: &mut Platform, apps: &[Flipped], kept: &Path, tally: &mut Tally) {
-        let mut fail = |text: String| tally.failures.push(format!("{text}: {:#?}", self.changes));
+        // What was done to other apps has no part in it.
+        let mut fail = |own: &str, text: String| {
+            let part = |change: &&String| !change.starts_with("artifacts") || change.contains(own);
+            let changes: Vec<&String> = self.changes.iter().filter(part).collect();
+            tally.failures.push(format!("{text}: {changes:?}"));
+        };
+        const NOBODY: &str = " ";
         fs::write(platform.folder().join("log"), "").expect("the log can be emptied");
         tally.starts += 1;
         if let Err(said) = platform.try_start_again() {
             tally.refused_starts += 1;
             if !self.needed.iter().any(|name| said.contains(name)) || said.contains("panicked") {
-                fail(format!("it refused to start and said: {said}"));
+                fail(NOBODY, format!("it refused to start and said: {said}"));
             }
             for place in ["records.db", "keys/catalog.key", "keys/compile.key"] {
                 let damaged = platform.data().join(place);
@@ -285,7 +291,8 @@ impl Turn {
             }
             tally.starts += 1;
             if let Err(said) = platform.try_start_again() {
-                return fail(format!("it did not start with whole records: {said}"));
+                let text = format!("it did not start with whole records: {said}");
+                return fail(NOBODY, text);
             }
         }
         for app in apps {
@@ -295,19 +302,19 @@ impl Turn {
             match (status, error) {
                 (200, None) if reply.text() == app.says => {}
                 (503, Some("unavailable")) if app.changed => tally.refused_replies += 1,
-                _ => fail(format!(
-                    "`{}` answered {status} {error:?} {:?}",
-                    app.name,
-                    reply.text()
-                )),
+                _ => {
+                    let said = reply.text();
+                    let text = format!("`{}` answered {status} {error:?} {said:?}", app.name);
+                    fail(&app.digest.to_string(), text);
+                }
             }
         }
         if platform.metric("midge_worker_restarts_total") > 0.0 {
-            fail("a worker ended".into());
+            fail(NOBODY, "a worker ended".into());
         }
         platform.stop();
         if platform.said().contains("panicked") {
-            fail(platform.said());
+            fail(NOBODY, platform.said());
         }
     }
 }

@@ -31,6 +31,8 @@ pub struct Settings {
     pub config: String,
     /// Flags beyond those that every test needs.
     pub flags: Vec<String>,
+    /// Environment variables beyond those that every test has.
+    pub environment: Vec<(String, String)>,
     /// The core that the platform stays on.
     pub core: Option<usize>,
 }
@@ -312,6 +314,7 @@ fn begin(folder: &Path, settings: &Settings) -> Result<(Child, String, Duration)
         .arg("--ready-file")
         .arg(&ready);
     command.args(&settings.flags);
+    command.envs(settings.environment.iter().cloned());
     command
         .stdout(log.try_clone().expect("a descriptor can be copied"))
         .stderr(log);

@@ -273,7 +273,7 @@ impl Turn {
             let changes: Vec<&String> = self.changes.iter().filter(part).collect();
             tally.failures.push(format!("{text}: {changes:?}"));
         };
-        const NOBODY: &str = " ";
+        const NOBODY: &str = "nobody";
         fs::write(platform.folder().join("log"), "").expect("the log can be emptied");
         tally.starts += 1;
         if let Err(said) = platform.try_start_again() {

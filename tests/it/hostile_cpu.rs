@@ -114,20 +114,6 @@ fn bulk_operations_in_a_row_are_interrupted_between_two() {
     siege.end();
 }
 
-/// G04
-#[test]
-fn a_bulk_operation_on_untouched_memory_is_interrupted_soon_after_the_budget() {
-    let siege = Siege::begin();
-    let check = |app: &str, operation: &str| {
-        let wasm = command("", "", &on_all_memory(operation));
-        siege.fails(app, &wasm, "", 503, "cpu-limit");
-        is_charged(&siege, app, BUDGET_US, 20_000);
-    };
-    check("fill", FILL);
-    check("copy", COPY);
-    siege.end();
-}
-
 /// All but the first page of 128 MiB.
 const FILL: &str = "(memory.fill (i32.const 65536) (i32.const 7) (i32.const 134152192))";
 const COPY: &str = "(memory.copy (i32.const 65536) (i32.const 65537) (i32.const 134152191))";

@@ -191,24 +191,6 @@ fn a_thousand_instances_or_modules_are_refused_at_deploy() {
     siege.end();
 }
 
-/// G15
-#[test]
-fn instances_beyond_the_limit_are_refused_at_deploy_however_they_come_about() {
-    let siege = Siege::begin();
-    let check = |wasm: &[u8], limit: &str| siege.refuses(wasm, "wasm-limit", limit);
-    let run = r#"(func (export "run") (result i32) (i32.const 0))"#;
-    let ten = "(core instance (instantiate $m))".repeat(10);
-    let hundred = "(instance (instantiate $c))".repeat(100);
-    for (memory, limit) in [("(memory 1)", "`memories`"), ("", "`core-instances`")] {
-        let nested = format!("(component $c (core module $m {memory}) {ten}) {hundred}");
-        check(&component(&nested, "", run, ""), limit);
-    }
-    check(&borrow_through(100), "`core-instances`");
-    // 31 of its own, and those that join each component to the next.
-    check(&borrow_through(29), "`core-instances`");
-    siege.end();
-}
-
 /// G16
 #[test]
 fn handles_that_are_never_dropped_end_in_a_trap() {

@@ -31,6 +31,8 @@ pub struct Settings {
     pub config: String,
     /// Flags beyond those that every test needs.
     pub flags: Vec<String>,
+    /// Environment variables beyond those that every test has.
+    pub environment: Vec<(String, String)>,
     /// The core that the platform stays on.
     pub core: Option<usize>,
 }
@@ -131,10 +133,15 @@ impl Platform {
         status
     }
 
-    /// Stops it in an orderly way, then starts it again on the same folder and settings.
-    pub fn restart(&mut self) {
+    /// Stops it in an orderly way.
+    pub fn stop(&mut self) {
         self.signal(self.id(), libc::SIGTERM);
         assert!(self.ended().success(), "{}", self.said());
+    }
+
+    /// Stops it in an orderly way, then starts it again on the same folder and settings.
+    pub fn restart(&mut self) {
+        self.stop();
         self.start_again();
     }
 
@@ -146,11 +153,17 @@ impl Platform {
 
     /// Starts it again after it ended.
     pub fn start_again(&mut self) {
-        let (process, ready, ready_in) =
-            begin(self.folder.path(), &self.settings).unwrap_or_else(|said| panic!("{said}"));
+        self.try_start_again()
+            .unwrap_or_else(|said| panic!("{said}"));
+    }
+
+    /// Starts it again after it ended, or tells what it said when it refused.
+    pub fn try_start_again(&mut self) -> Result<(), String> {
+        let (process, ready, ready_in) = begin(self.folder.path(), &self.settings)?;
         let (listen, api) = addresses(self.folder.path(), &ready);
         (self.process, self.listen, self.api, self.ready_in) =
             (Some(process), listen, api, ready_in);
+        Ok(())
     }
 
     /// Ends it at once.
@@ -301,6 +314,7 @@ fn begin(folder: &Path, settings: &Settings) -> Result<(Child, String, Duration)
         .arg("--ready-file")
         .arg(&ready);
     command.args(&settings.flags);
+    command.envs(settings.environment.iter().cloned());
     command
         .stdout(log.try_clone().expect("a descriptor can be copied"))
         .stderr(log);

@@ -1,5 +1,7 @@
 //! The long trials: `cargo xtask soak` runs them at their full counts, the tests at a twentieth.
 
+mod flips;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -9,6 +11,8 @@ use model::{DeploymentCause, VersionNumber};
 use crate::load::Check;
 use crate::platform::manifest_of;
 use crate::{Connection, Load, Platform, Reply, guest, variant};
+
+pub use flips::{FLIPS, flips};
 
 /// How many deploys and rollbacks `deploys` makes in full.
 pub const DEPLOYS: u32 = 1_000;

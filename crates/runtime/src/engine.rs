@@ -234,7 +234,8 @@ fn pooling(settings: PoolSettings) -> PoolingAllocationConfig {
         .linear_memory_keep_resident(2 << 20)
         .table_keep_resident(64 << 10)
         .async_stack_keep_resident(32 << 10)
-        .decommit_batch_size(16)
+        // At once: what waits for company keeps a gigabyte of an idle worker.
+        .decommit_batch_size(1)
         .max_unused_warm_slots(total)
         .max_memory_size(settings.memory.as_usize())
         .total_memories(total)

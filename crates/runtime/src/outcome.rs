@@ -29,6 +29,11 @@ impl Misbehaviour {
     }
 }
 
+/// What an app's owner reads when a limit was met.
+pub fn over(name: &str, what: &str) -> String {
+    format!("the {what} ran out; `{name}` in the manifest sets it\n")
+}
+
 /// The outcome of a guest that failed with `error`, and the text for its owner.
 pub fn judge(error: &wasmtime::Error, vitals: &Vitals) -> (Outcome, String) {
     let outcome = if vitals.over_budget() {
@@ -43,14 +48,8 @@ pub fn judge(error: &wasmtime::Error, vitals: &Vitals) -> (Outcome, String) {
         Outcome::Trap
     };
     let advice = match outcome {
-        Outcome::CpuLimit => format!(
-            "the CPU time ran out; `{}` in the manifest sets it\n",
-            limits::CPU.name
-        ),
-        Outcome::MemoryLimit => format!(
-            "the memory ran out; `{}` in the manifest sets it\n",
-            limits::MEMORY.name
-        ),
+        Outcome::CpuLimit => over(limits::CPU.name, "CPU time"),
+        Outcome::MemoryLimit => over(limits::MEMORY.name, "memory"),
         _ => String::new(),
     };
     (outcome, format!("{advice}{error:?}"))

@@ -21,7 +21,7 @@ use wasmtime_wasi_io::IoView as _;
 use crate::cgi;
 use crate::code::Linked;
 use crate::context::Context;
-use crate::outcome::{Misbehaviour, judge};
+use crate::outcome::{Misbehaviour, judge, over};
 use crate::vitals::Vitals;
 use crate::{Code, Engine, Slot};
 
@@ -289,20 +289,31 @@ async fn live(engine: Engine, invocation: Invocation, answer: oneshot::Sender<An
         engine: &engine,
     };
     let outcome = match tokio::time::timeout(wall, turns).await {
-        Err(_) => Outcome::WallLimit,
-        Ok(End::OverBudget) => Outcome::CpuLimit,
+        Err(_) => {
+            explain(sink, &over(limits::WALL.name, "wall time"));
+            Outcome::WallLimit
+        }
+        Ok(End::OverBudget) => {
+            explain(sink, &over(limits::CPU.name, "CPU time"));
+            Outcome::CpuLimit
+        }
         Ok(End::Panicked) => Outcome::Internal,
         Ok(End::Returned(Ok(()))) => Outcome::Ok,
         Ok(End::Returned(Err(error))) => {
             let (outcome, text) = judge(&error, &vitals);
-            let lines = Lines::new(sink, LogStream::Platform);
-            lines.write(text.as_bytes());
-            lines.finish();
+            explain(sink, &text);
             outcome
         }
     };
     epilogue.outcome = blame(outcome, epilogue.incoming.failure());
     epilogue.outcome
+}
+
+/// Tells the app's owner.
+fn explain(sink: Arc<dyn LineSink>, text: &str) {
+    let lines = Lines::new(sink, LogStream::Platform);
+    lines.write(text.as_bytes());
+    lines.finish();
 }
 
 /// The outcome, unless what the guest met was its caller's doing: a request body that breaks off is no app's failure.

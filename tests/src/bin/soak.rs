@@ -7,9 +7,10 @@ use tests::trials;
 
 type Trial = (&'static str, fn(u64) -> String);
 
-const TRIALS: [Trial; 2] = [
+const TRIALS: [Trial; 3] = [
     ("deploys", |seed| trials::deploys(trials::DEPLOYS, seed)),
     ("residue", |seed| trials::residue(trials::INSTANCES, seed)),
+    ("flips", |seed| trials::flips(trials::FLIPS, seed)),
 ];
 
 fn main() -> ExitCode {

@@ -301,17 +301,6 @@ fn a_chunk_is_framed_as_it_says_or_ends_its_request() {
     front.holds();
 }
 
-/// H11: a guest that takes a body which broke off for one that ended has not answered the request that was sent.
-#[test]
-fn a_body_that_breaks_its_framing_is_refused_whatever_its_guest_says() {
-    let front = Front::open(&["sum"]);
-    for body in NO_CHUNKS {
-        let said = front.said_to(front.post("sum", "transfer-encoding: chunked\r\n", body));
-        assert_eq!(statuses(&said), [400], "{body:?}: {said:?}");
-    }
-    front.holds();
-}
-
 /// H12
 #[test]
 fn trailers_cannot_say_what_only_a_head_may() {

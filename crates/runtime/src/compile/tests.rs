@@ -282,9 +282,12 @@ fn a_feature_that_is_off_is_refused_by_its_name() {
         for wat in [command(core), runner(core)] {
             let wasm = binary(&wat);
             refused(&wasm, "unsupported-feature", name);
-            // The engine alone would refuse it as well: both have the same features.
-            assert!(compiler.precompile_module(&wasm).is_err(), "{name}");
-            assert!(compiler.precompile_component(&wasm).is_err(), "{name}");
+            // The engine alone would refuse it as well: both have the same features, but for the one that the engine's
+            // own adapters between two components need.
+            if *name != "multi-memory" {
+                assert!(compiler.precompile_module(&wasm).is_err(), "{name}");
+                assert!(compiler.precompile_component(&wasm).is_err(), "{name}");
+            }
         }
     }
     let streams = handler("(type (stream u8))");

@@ -72,6 +72,8 @@ limits! {
         reason: "instances one tenant may have live in one worker, so that one cannot take every slot" };
     SLOT_QUEUE: u64 = fixed("slot-queue", 1_000, "requests that wait for a slot in one worker");
     SLOT_WAIT: Millis = fixed("slot-wait", Millis(50), "how long a request waits for a slot before it is refused with `overloaded`");
+    SLOT_WAIT_BUSY: Millis = fixed("slot-wait-busy", Millis(1), "the same while others were refused within `slot-busy`: waiting would not help");
+    SLOT_BUSY: Millis = fixed("slot-busy", Millis::secs(1), "how long after a refusal slots are taken to be wanting still");
     RESIDENT: u64 = Limit { name: "node.resident-apps", default: 4_000, ceiling: 10_000,
         reason: "apps one worker keeps loaded; each takes a descriptor, 3 mappings and about 100 KiB" };
     LOADING: u64 = fixed("loading", 64, "apps one worker loads at once");

@@ -10,6 +10,7 @@ mod outcome;
 mod pool;
 mod run;
 mod ticker;
+mod turns;
 mod vitals;
 
 pub use code::{Code, LoadError};

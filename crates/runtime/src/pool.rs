@@ -1,11 +1,18 @@
 //! Admission: who may have an instance now. Refuses before anything is made.
+//!
+//! A burst may wait for a moment. Where slots have been wanting for longer, waiting helps nobody: who comes then is
+//! told at once, so that it can go elsewhere.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
+use std::time::Duration;
 
 use model::{TenantName, limits};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::turns::{Place, Turns};
 
 /// No slot came free in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -20,8 +27,19 @@ struct State {
     slots: u64,
     tenant_slots: u64,
     live: Cell<u64>,
-    tenants: RefCell<HashMap<TenantName, u64>>,
+    tenants: RefCell<HashMap<TenantName, Share>>,
     queue: RefCell<VecDeque<Waiter>>,
+    /// When the last one was refused because all slots were taken.
+    refused: Cell<Option<Instant>>,
+    turns: Turns,
+}
+
+/// What one tenant has of the slots.
+#[derive(Default)]
+struct Share {
+    live: u64,
+    /// When the last one was refused because the tenant had all that it may have.
+    refused: Option<Instant>,
 }
 
 struct Waiter {
@@ -44,11 +62,13 @@ impl Pool {
             live: Cell::new(0),
             tenants: RefCell::default(),
             queue: RefCell::default(),
+            refused: Cell::default(),
+            turns: Turns::default(),
         }))
     }
 
     /// A slot now, or within [`limits::SLOT_WAIT`] in the order of asking; who waits for a slot of its own tenant is
-    /// passed by others.
+    /// passed by others. While others were refused within [`limits::SLOT_BUSY`], the wait is [`limits::SLOT_WAIT_BUSY`].
     pub async fn acquire(&self, tenant: &TenantName) -> Result<Slot, Overloaded> {
         if let Some(slot) = self.take(tenant) {
             return Ok(slot);
@@ -65,12 +85,37 @@ impl Pool {
                 granted,
             });
         }
-        let wait = limits::SLOT_WAIT.default.duration();
-        tokio::time::timeout(wait, slot)
-            .await
-            .ok()
-            .and_then(Result::ok)
-            .ok_or(Overloaded)
+        let slot = tokio::time::timeout(self.patience(tenant), slot).await;
+        let slot = slot.ok().and_then(Result::ok);
+        slot.ok_or_else(|| self.refuse(tenant))
+    }
+
+    /// How long it is worth waiting for a slot.
+    fn patience(&self, tenant: &TenantName) -> Duration {
+        let own = self
+            .0
+            .tenants
+            .borrow()
+            .get(tenant)
+            .and_then(|share| share.refused);
+        let last = own.max(self.0.refused.get());
+        let busy = last.is_some_and(|last| last.elapsed() < limits::SLOT_BUSY.default.duration());
+        let wait = if busy {
+            limits::SLOT_WAIT_BUSY
+        } else {
+            limits::SLOT_WAIT
+        };
+        wait.default.duration()
+    }
+
+    /// Remembers who was in the way of a refused request: everyone, or its own tenant.
+    fn refuse(&self, tenant: &TenantName) -> Overloaded {
+        let now = Some(Instant::now());
+        match self.0.tenants.borrow_mut().get_mut(tenant) {
+            Some(share) if share.live >= self.0.tenant_slots => share.refused = now,
+            _ => self.0.refused.set(now),
+        }
+        Overloaded
     }
 
     /// Slots taken now.
@@ -84,9 +129,15 @@ impl Pool {
         }
         let mut tenants = self.0.tenants.borrow_mut();
         match tenants.get_mut(tenant) {
-            Some(live) if *live >= self.0.tenant_slots => return None,
-            Some(live) => *live += 1,
-            None => drop(tenants.insert(tenant.clone(), 1)),
+            Some(share) if share.live >= self.0.tenant_slots => return None,
+            Some(share) => share.live += 1,
+            None => {
+                let share = Share {
+                    live: 1,
+                    refused: None,
+                };
+                tenants.insert(tenant.clone(), share);
+            }
         }
         self.0.live.set(self.live() + 1);
         Some(Slot {
@@ -98,11 +149,11 @@ impl Pool {
     fn give_back(&self, tenant: &TenantName) {
         {
             let mut tenants = self.0.tenants.borrow_mut();
-            let live = tenants
+            let share = tenants
                 .get_mut(tenant)
                 .expect("a slot was counted when it was taken");
-            *live -= 1;
-            if *live == 0 {
+            share.live -= 1;
+            if share.live == 0 {
                 tenants.remove(tenant);
             }
         }
@@ -130,6 +181,13 @@ impl Pool {
     }
 }
 
+impl Slot {
+    /// The place of the slot's guest among those that run long.
+    pub fn place(&self) -> Place<'_> {
+        self.pool.0.turns.place(&self.tenant)
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
         self.pool.give_back(&self.tenant);
@@ -154,6 +212,27 @@ mod tests {
         let (third, ()) = tokio::join!(pool.acquire(&bob), async { drop(first) });
         assert!(third.is_ok());
         assert_eq!(pool.live(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_slots_have_been_wanting_for_a_while_nobody_waits_long() {
+        let pool = Pool::new(10, 1);
+        let (alice, bob) = (tenant("alice"), tenant("bob"));
+        let _hers = pool.acquire(&alice).await.unwrap();
+        let _his = pool.acquire(&bob).await.unwrap();
+        let waited = async |who| {
+            let began = Instant::now();
+            assert_eq!(pool.acquire(who).await.err(), Some(Overloaded));
+            began.elapsed()
+        };
+        let wait = limits::SLOT_WAIT.default.duration();
+        let short = limits::SLOT_WAIT_BUSY.default.duration();
+        assert!(waited(&alice).await >= wait);
+        assert!((short..wait / 2).contains(&waited(&alice).await));
+        // It is her slots that are wanting, not his.
+        assert!(waited(&bob).await >= wait);
+        tokio::time::sleep(limits::SLOT_BUSY.default.duration()).await;
+        assert!(waited(&alice).await >= wait);
     }
 
     #[tokio::test(start_paused = true)]

@@ -22,6 +22,7 @@ use crate::cgi;
 use crate::code::Linked;
 use crate::context::Context;
 use crate::outcome::{Misbehaviour, judge, over};
+use crate::turns::Place;
 use crate::vitals::Vitals;
 use crate::{Code, Engine, Slot};
 
@@ -269,7 +270,6 @@ async fn live(engine: Engine, invocation: Invocation, answer: oneshot::Sender<An
         // What it is if this task is dropped before it can say otherwise.
         outcome: Outcome::ClientGone,
     };
-    let _slot = slot;
     let wall = entry.limits.wall.duration();
     let sink: Arc<dyn LineSink> = Arc::new(Sink(observer));
     let guest = call(
@@ -283,12 +283,13 @@ async fn live(engine: Engine, invocation: Invocation, answer: oneshot::Sender<An
         vitals.clone(),
         sink.clone(),
     );
-    let turns = Turns {
+    let metered = Metered {
         guest: Some(guest),
         vitals: &vitals,
         engine: &engine,
+        place: slot.place(),
     };
-    let outcome = match tokio::time::timeout(wall, turns).await {
+    let outcome = match tokio::time::timeout(wall, metered).await {
         Err(_) => {
             explain(sink, &over(limits::WALL.name, "wall time"));
             Outcome::WallLimit
@@ -457,11 +458,12 @@ fn check_exit(returned: wasmtime::Result<()>) -> wasmtime::Result<()> {
 }
 
 /// Polls a guest in turns whose CPU time is counted.
-struct Turns<'a, F> {
+struct Metered<'a, F> {
     /// Dropped with its store as soon as the guest has ended.
     guest: Option<F>,
     vitals: &'a Vitals,
     engine: &'a Engine,
+    place: Place<'a>,
 }
 
 enum End {
@@ -470,12 +472,15 @@ enum End {
     Panicked,
 }
 
-impl<F: Future<Output = wasmtime::Result<()>>> Future for Turns<'_, F> {
+impl<F: Future<Output = wasmtime::Result<()>>> Future for Metered<'_, F> {
     type Output = End;
 
     fn poll(self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<End> {
-        // SAFETY: `guest` is pinned with `self`: it is never moved, and dropped in place. The other fields are references.
+        // SAFETY: `guest` is pinned with `self`: it is never moved, and dropped in place. The other fields may be moved.
         let this = unsafe { self.get_unchecked_mut() };
+        if this.vitals.is_long() && this.place.poll_turn(context).is_pending() {
+            return Poll::Pending;
+        }
         let _running = this.engine.ticker().running();
         this.vitals.begin_turn();
         let polled = catch_unwind(AssertUnwindSafe(|| {
@@ -490,9 +495,9 @@ impl<F: Future<Output = wasmtime::Result<()>>> Future for Turns<'_, F> {
             }
             polled
         }));
-        let may_go_on = this.vitals.end_turn();
+        this.place.took(this.vitals.end_turn());
         let end = match polled {
-            Ok(Poll::Pending) if may_go_on => return Poll::Pending,
+            Ok(Poll::Pending) if !this.vitals.over_budget() => return Poll::Pending,
             Ok(Poll::Pending) => End::OverBudget,
             Ok(Poll::Ready(returned)) => return Poll::Ready(End::Returned(returned)),
             Err(_) => End::Panicked,

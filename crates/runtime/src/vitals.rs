@@ -6,8 +6,7 @@ use std::time::Duration;
 use model::{AppLimits, Usage, limits};
 use wasmtime::{ResourceLimiter, UpdateDeadline};
 
-/// How long a guest may run before it lets others run, in thread CPU time.
-const TURN_NS: u64 = 1_000_000;
+use crate::turns::TURN_NS;
 
 /// Shared between the store, which measures, and the task that polls it. One thread uses it at a time.
 #[derive(Debug)]
@@ -39,15 +38,20 @@ impl Vitals {
         self.turn_began_ns.store(thread_cpu_ns(), Relaxed);
     }
 
-    /// The guest has stopped running; whether it may run again.
-    pub fn end_turn(&self) -> bool {
+    /// Whether the guest has used enough to wait for a turn before it runs again.
+    pub fn is_long(&self) -> bool {
+        self.used_ns.load(Relaxed) >= TURN_NS
+    }
+
+    /// The guest has stopped running; says for how long it ran. See [`Self::over_budget`] for whether it may again.
+    pub fn end_turn(&self) -> u64 {
         let turn = thread_cpu_ns().saturating_sub(self.turn_began_ns.load(Relaxed));
         let used = self.used_ns.load(Relaxed) + turn;
         self.used_ns.store(used, Relaxed);
         if used > self.budget_ns {
             self.over_budget.store(true, Relaxed);
         }
-        !self.over_budget()
+        turn
     }
 
     /// What the engine asks in the middle of a turn, about once a millisecond.
@@ -192,7 +196,9 @@ mod tests {
         assert!(matches!(vitals.check_turn(), UpdateDeadline::Continue(_)));
         while vitals.check_turn_is_mild() {}
         assert!(vitals.over_budget());
-        assert!(!vitals.end_turn());
+        assert!(!vitals.is_long());
+        assert!(vitals.end_turn() >= 2_000_000);
+        assert!(vitals.is_long());
         assert!(vitals.usage().cpu_us >= 2000);
     }
 

@@ -1,0 +1,281 @@
+//! Turns: whoever has used more than a moment of CPU time runs one at a time, tenant after tenant, and lets everything
+//! that is ready go first. So a request that needs little never waits for those that need much.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use model::TenantName;
+use tokio::sync::Notify;
+
+/// How long a guest may run before it lets others run, in thread CPU time.
+pub const TURN_NS: u64 = 1_000_000;
+
+/// Who of one worker's long-running guests may run now. Cheap to clone; clones share the queue.
+#[derive(Clone, Default)]
+pub struct Turns(Rc<State>);
+
+#[derive(Default)]
+struct State {
+    queue: RefCell<Queue>,
+    /// CPU time that is left of this round.
+    left_ns: Cell<u64>,
+    /// Whether a task hands out turns; it ends when nobody waits.
+    dispatching: Cell<bool>,
+    round_over: Notify,
+}
+
+/// Tenants take turns, and the guests of each in the order of asking.
+#[derive(Default)]
+struct Queue {
+    order: VecDeque<TenantName>,
+    waiting: HashMap<TenantName, VecDeque<Rc<Ticket>>>,
+}
+
+#[derive(Default)]
+struct Ticket {
+    granted: Cell<bool>,
+    /// Who waits has gone.
+    void: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// One guest's place; whoever drops it waits no longer.
+pub struct Place<'a> {
+    turns: &'a Turns,
+    tenant: &'a TenantName,
+    ticket: Option<Rc<Ticket>>,
+}
+
+impl Turns {
+    /// A place for a guest of `tenant`, which has not asked for a turn yet.
+    pub fn place<'a>(&'a self, tenant: &'a TenantName) -> Place<'a> {
+        Place {
+            turns: self,
+            tenant,
+            ticket: None,
+        }
+    }
+
+    fn ask(&self, tenant: &TenantName, waker: &Waker) -> Rc<Ticket> {
+        let ticket = Rc::new(Ticket {
+            waker: RefCell::new(Some(waker.clone())),
+            ..Ticket::default()
+        });
+        self.0.queue.borrow_mut().push(tenant, ticket.clone());
+        if !self.0.dispatching.replace(true) {
+            tokio::task::spawn_local(dispatch(self.0.clone()));
+        }
+        ticket
+    }
+
+    /// A turn is over, after so much CPU time.
+    fn took(&self, ns: u64) {
+        let left = self.0.left_ns.get().saturating_sub(ns);
+        self.0.left_ns.set(left);
+        if left == 0 || !self.0.grant_next() {
+            self.0.round_over.notify_one();
+        }
+    }
+}
+
+/// Hands out a round of turns each time everyone else has run and the network was looked at.
+async fn dispatch(state: Rc<State>) {
+    loop {
+        tokio::task::yield_now().await;
+        state.left_ns.set(TURN_NS);
+        if !state.grant_next() {
+            state.dispatching.set(false);
+            return;
+        }
+        state.round_over.notified().await;
+    }
+}
+
+impl State {
+    /// Whether anyone was waiting.
+    fn grant_next(&self) -> bool {
+        let Some(ticket) = self.queue.borrow_mut().pop() else {
+            return false;
+        };
+        ticket.granted.set(true);
+        if let Some(waker) = ticket.waker.take() {
+            waker.wake();
+        }
+        true
+    }
+}
+
+impl Queue {
+    fn push(&mut self, tenant: &TenantName, ticket: Rc<Ticket>) {
+        match self.waiting.get_mut(tenant) {
+            Some(tickets) => tickets.push_back(ticket),
+            None => {
+                self.waiting.insert(tenant.clone(), [ticket].into());
+                self.order.push_back(tenant.clone());
+            }
+        }
+    }
+
+    fn pop(&mut self) -> Option<Rc<Ticket>> {
+        loop {
+            let tenant = self.order.pop_front()?;
+            let tickets = self
+                .waiting
+                .get_mut(&tenant)
+                .expect("who is in the order has tickets");
+            let next = std::iter::from_fn(|| tickets.pop_front()).find(|ticket| !ticket.void.get());
+            if tickets.is_empty() {
+                self.waiting.remove(&tenant);
+            } else {
+                self.order.push_back(tenant);
+            }
+            if next.is_some() {
+                return next;
+            }
+        }
+    }
+}
+
+impl Place<'_> {
+    /// Ready when the guest may run; its task is woken then. After it ran, say [`Self::took`].
+    pub fn poll_turn(&mut self, context: &Context<'_>) -> Poll<()> {
+        match &self.ticket {
+            Some(ticket) if ticket.granted.get() => Poll::Ready(()),
+            Some(ticket) => {
+                let mut waker = ticket.waker.borrow_mut();
+                match &*waker {
+                    Some(waker) if waker.will_wake(context.waker()) => {}
+                    _ => *waker = Some(context.waker().clone()),
+                }
+                Poll::Pending
+            }
+            None => {
+                self.ticket = Some(self.turns.ask(self.tenant, context.waker()));
+                Poll::Pending
+            }
+        }
+    }
+
+    /// The guest ran for so much CPU time; if it had a turn, that is over.
+    pub fn took(&mut self, ns: u64) {
+        if self.ticket.take().is_some() {
+            self.turns.took(ns);
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        match self.ticket.take() {
+            Some(ticket) if ticket.granted.get() => self.turns.took(0),
+            Some(ticket) => ticket.void.set(true),
+            None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    /// Runs guests that each take `turns` turns of `ns`; says in which order they had them.
+    async fn order(guests: &[(&str, &str, u64)], ns: u64) -> String {
+        let turns = Turns::default();
+        let said = Rc::new(RefCell::new(Vec::new()));
+        let run = |(tenant, name, count): &(&str, &str, u64)| {
+            let (turns, tenant) = (turns.clone(), tenant.parse().unwrap());
+            let (said, name, count) = (said.clone(), name.to_string(), *count);
+            tokio::task::spawn_local(async move {
+                let mut place = turns.place(&tenant);
+                for _ in 0..count {
+                    poll_fn(|context| place.poll_turn(context)).await;
+                    said.borrow_mut().push(name.clone());
+                    place.took(ns);
+                }
+            })
+        };
+        for guest in guests.iter().map(run).collect::<Vec<_>>() {
+            guest.await.unwrap();
+        }
+        assert!(turns.0.queue.borrow().order.is_empty());
+        said.take().join(" ")
+    }
+
+    fn locally<T>(test: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, test)
+    }
+
+    #[test]
+    fn tenants_take_turns_however_many_guests_they_have() {
+        let guests = [
+            ("alice", "a1", 2),
+            ("alice", "a2", 2),
+            ("alice", "a3", 2),
+            ("bob", "b1", 2),
+        ];
+        let order = locally(order(&guests, TURN_NS));
+        assert_eq!(order, "a1 b1 a2 b1 a3 a1 a2 a3");
+    }
+
+    #[test]
+    fn short_turns_fill_a_round() {
+        let guests = [("alice", "a1", 3), ("alice", "a2", 1)];
+        let order = locally(order(&guests, TURN_NS / 4));
+        assert_eq!(order, "a1 a2 a1 a1");
+    }
+
+    #[test]
+    fn who_is_ready_runs_between_two_rounds() {
+        locally(async {
+            let (turns, alice) = (Turns::default(), "alice".parse().unwrap());
+            let rounds = Rc::new(Cell::new(0));
+            let counted = rounds.clone();
+            let running = tokio::task::spawn_local(async move {
+                let mut long = turns.place(&alice);
+                loop {
+                    poll_fn(|context| long.poll_turn(context)).await;
+                    counted.set(counted.get() + 1);
+                    long.took(TURN_NS);
+                }
+            });
+            for _ in 0..10 {
+                let before = rounds.get();
+                tokio::task::yield_now().await;
+                assert!(rounds.get() <= before + 1);
+            }
+            assert!(rounds.get() > 0);
+            running.abort();
+        });
+    }
+
+    #[test]
+    fn a_guest_that_goes_keeps_nobody_waiting() {
+        locally(async {
+            let turns = Turns::default();
+            let (alice, bob) = ("alice".parse().unwrap(), "bob".parse().unwrap());
+            let context = &mut Context::from_waker(Waker::noop());
+            let mut first = turns.place(&alice);
+            let mut second = turns.place(&alice);
+            let mut third = turns.place(&bob);
+            for place in [&mut first, &mut second, &mut third] {
+                assert!(place.poll_turn(context).is_pending());
+            }
+            // One while it has its turn, one while it waits.
+            while first.poll_turn(context).is_pending() {
+                tokio::task::yield_now().await;
+            }
+            drop(second);
+            drop(first);
+            while third.poll_turn(context).is_pending() {
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+}

@@ -21,4 +21,5 @@ mod reference;
 mod requests;
 mod siege;
 mod tokens;
+mod upgrades;
 mod uploads;

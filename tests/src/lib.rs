@@ -7,7 +7,7 @@ mod client;
 mod command_line;
 mod guest;
 pub mod load;
-mod platform;
+pub mod platform;
 mod process;
 pub mod reference;
 pub mod trials;

@@ -8,10 +8,11 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use model::api::Deployed;
+use model::upgrade::Upgraded;
 use model::{AppName, Manifest};
 use tempfile::TempDir;
 
-use crate::{Api, Connection, Ran, Reply, command_line, eventually, guest, run, workers};
+use crate::{Api, Connection, Ran, Reply, command_line, eventually, guest, parent, run, workers};
 
 /// The binary, built in the same profile as this program.
 pub fn binary() -> PathBuf {
@@ -39,7 +40,7 @@ pub struct Settings {
 
 /// A running platform. Dropping it ends it.
 pub struct Platform {
-    process: Option<Child>,
+    process: Option<Process>,
     folder: TempDir,
     settings: Settings,
     /// Where apps answer.
@@ -47,6 +48,44 @@ pub struct Platform {
     pub api: Api,
     /// From the start of the process to its word that it is ready.
     pub ready_in: Duration,
+}
+
+/// The supervisor's process.
+enum Process {
+    Started(Child),
+    /// Started by the platform itself, in the place of the one before.
+    Successor(u32),
+}
+
+impl Process {
+    fn id(&self) -> u32 {
+        match self {
+            Self::Started(child) => child.id(),
+            Self::Successor(id) => *id,
+        }
+    }
+
+    /// How it ended, if it has; of a successor only that.
+    fn try_wait(&mut self) -> Option<ExitStatus> {
+        match self {
+            Self::Started(child) => child.try_wait().expect("a child can be waited for"),
+            Self::Successor(id) => parent(*id).is_none().then(ExitStatus::default),
+        }
+    }
+
+    fn kill(&mut self) {
+        match self {
+            Self::Started(child) => {
+                child.kill().expect("a child can be killed");
+                child.wait().expect("a child can be waited for");
+            }
+            Self::Successor(id) => {
+                // SAFETY: a signal to a process of ours; one that is gone needs none.
+                unsafe { libc::kill(*id as libc::pid_t, libc::SIGKILL) };
+                eventually("it is gone", || self.try_wait());
+            }
+        }
+    }
 }
 
 impl Platform {
@@ -71,7 +110,7 @@ impl Platform {
             begin(folder.path(), &settings).unwrap_or_else(|said| panic!("{said}"));
         let (listen, api) = addresses(folder.path(), &ready);
         Self {
-            process: Some(process),
+            process: Some(Process::Started(process)),
             folder,
             settings,
             listen,
@@ -126,9 +165,7 @@ impl Platform {
     /// Waits for the platform to end by itself.
     pub fn ended(&mut self) -> ExitStatus {
         let process = self.process.as_mut().expect("the platform runs");
-        let status = eventually("the platform ends", || {
-            process.try_wait().expect("a child can be waited for")
-        });
+        let status = eventually("the platform ends", || process.try_wait());
         self.process = None;
         status
     }
@@ -162,16 +199,28 @@ impl Platform {
         let (process, ready, ready_in) = begin(self.folder.path(), &self.settings)?;
         let (listen, api) = addresses(self.folder.path(), &ready);
         (self.process, self.listen, self.api, self.ready_in) =
-            (Some(process), listen, api, ready_in);
+            (Some(Process::Started(process)), listen, api, ready_in);
         Ok(())
+    }
+
+    /// Has the binary take the place of the process that runs it. Returns how that went, and the process that leaves.
+    pub fn upgrade(&mut self) -> (Upgraded, Leaving) {
+        let data = self.data();
+        let data = data.to_str().expect("a temporary folder's name is text");
+        let ran = self
+            .run_alone(&["upgrade", "--json", "--data", data])
+            .exits(0);
+        let upgraded: Upgraded = serde_json::from_str(&ran.out).expect("it says how it went");
+        let successor = Process::Successor(upgraded.pid);
+        let leaving = self.process.replace(successor);
+        (upgraded, Leaving(leaving.expect("the platform runs")))
     }
 
     /// Ends it at once.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             let orphans = workers(process.id());
-            process.kill().expect("a child can be killed");
-            process.wait().expect("a child can be waited for");
+            process.kill();
             eventually("workers go when their supervisor is gone", || {
                 let alive = |id: &u32| Path::new(&format!("/proc/{id}/exe")).read_link().is_ok();
                 (!orphans.iter().any(alive)).then_some(())
@@ -261,16 +310,30 @@ impl Platform {
     }
 }
 
+/// A process that finishes what is in flight after another took its place.
+pub struct Leaving(Process);
+
+impl Leaving {
+    /// Waits for its end.
+    pub fn ended(mut self) {
+        let status = eventually("the process that leaves ends", || self.0.try_wait());
+        assert!(status.success(), "{status}");
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.0.try_wait().is_some()
+    }
+}
+
 impl Drop for Platform {
     fn drop(&mut self) {
         if std::thread::panicking() {
             println!("the platform said:\n{}", self.said());
             println!("requests that did not end well:\n{}", self.ended_badly());
-            return drop(
-                self.process
-                    .take()
-                    .map(|mut process| (process.kill(), process.wait())),
-            );
+            if let Some(mut process) = self.process.take() {
+                process.kill();
+            }
+            return;
         }
         self.kill();
     }

@@ -1,6 +1,7 @@
 //! The long trials: `cargo xtask soak` runs them at their full counts, the tests at a twentieth.
 
 mod flips;
+mod upgrades;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -13,6 +14,7 @@ use crate::platform::manifest_of;
 use crate::{Connection, Load, Platform, Reply, guest, variant};
 
 pub use flips::{FLIPS, flips};
+pub use upgrades::{UPGRADES, upgrades};
 
 /// How many deploys and rollbacks `deploys` makes in full.
 pub const DEPLOYS: u32 = 1_000;
@@ -33,11 +35,7 @@ pub fn deploys(count: u32, seed: u64) -> String {
     };
     let first = platform.api.deploy(&release(1), &wasm).deployment.version;
     let pointer = Arc::new(Pointer::default());
-    pointer
-        .begun
-        .lock()
-        .expect("no holder panicked")
-        .push("1".to_owned());
+    pointer.begin(1);
 
     let host = platform.host("shop");
     let load = Load::start(
@@ -56,9 +54,7 @@ pub fn deploys(count: u32, seed: u64) -> String {
     for turn in 1..=count {
         let due = began + Duration::from_millis(200) * turn;
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        chance = chance
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
+        chance = next(chance);
         let back = history.len() > 1 && chance >> 62 == 0;
         if back {
             history.pop();
@@ -87,6 +83,13 @@ pub fn deploys(count: u32, seed: u64) -> String {
     )
 }
 
+/// The chance after this one: a linear congruential generator, good enough to choose by, and the same for each seed.
+fn next(chance: u64) -> u64 {
+    chance
+        .wrapping_mul(6364136223846793005)
+        .wrapping_add(1442695040888963407)
+}
+
 /// Which releases were served, in order, and how many of them are known to be live.
 #[derive(Default)]
 struct Pointer {
@@ -95,6 +98,12 @@ struct Pointer {
 }
 
 impl Pointer {
+    /// The release that is served at first.
+    fn begin(&self, release: u32) {
+        let mut begun = self.begun.lock().expect("no holder panicked");
+        begun.push(release.to_string());
+    }
+
     fn moves_to<T>(&self, release: u32, act: impl FnOnce() -> T) {
         let mut begun = self.begun.lock().expect("no holder panicked");
         begun.push(release.to_string());
@@ -158,9 +167,7 @@ pub fn residue(count: u32, seed: u64) -> String {
     ask(&mut connection, "both-0", "7");
     let mut chance = seed;
     for turn in 0..count {
-        chance = chance
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
+        chance = next(chance);
         let number = (chance >> 33) as u32 % APPS;
         match turn % 2 {
             0 => ask(&mut connection, &format!("fill-{number}"), "0"),

@@ -161,12 +161,39 @@ impl Control {
         self.0.keys.public()
     }
 
+    /// The generation that was published at the start.
+    pub fn first_generation(&self) -> Generation {
+        self.0.first_generation
+    }
+
     /// Keeps a token for everything in the file at `path`, which only its owner reads: the one that is there, if
     /// it holds, else a new one.
     pub async fn admin_token(&self, path: &Path) -> Result<(), AdminTokenError> {
         tokens::keep_admin(&self.0, path)
             .await
             .map_err(|error| AdminTokenError(error.to_string()))
+    }
+
+    /// Sees to it that there is native code for what is served now, as far as it can be made; `progress` hears how many
+    /// uploads are to be compiled and how many have been.
+    pub async fn make_served(&self, mut progress: impl AsyncFnMut(usize, usize)) {
+        let platform = &self.0;
+        let Ok(served) = platform.records.read(versions::served_wasms).await else {
+            // The background says so.
+            return;
+        };
+        let mut missing = Vec::new();
+        for wasm in served {
+            if !platform.natives.is_made(wasm).await.unwrap_or(false) {
+                missing.push(wasm);
+            }
+        }
+        for (done, wasm) in missing.iter().enumerate() {
+            progress(done, missing.len()).await;
+            let _pin = platform.pins.pin(*wasm).await;
+            // As above.
+            let _ = platform.natives.ensure(None, *wasm).await;
+        }
     }
 
     /// What the operator should know and nobody asked for: a line each. Who lags misses some.

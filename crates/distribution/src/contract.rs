@@ -254,6 +254,13 @@ async fn the_newest_report_of_each_node_counts(distribution: &dyn Distribution) 
         .await
         .expect("both nodes' newest reports arrive")
         .unwrap();
+    distribution.forget("a");
+    distribution.forget("c");
+    let one = reports.wait_for(|reports| reports.keys().eq(["b"]));
+    tokio::time::timeout(Duration::from_secs(5), one)
+        .await
+        .expect("a node that was forgotten is waited for no longer")
+        .unwrap();
 }
 
 async fn a_follower_sees_each_line_once(distribution: &dyn Distribution) {

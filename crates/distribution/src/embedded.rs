@@ -135,6 +135,11 @@ impl Distribution for Embedded {
         });
     }
 
+    fn forget(&self, node: &str) {
+        self.reports
+            .send_if_modified(|reports| reports.remove(node).is_some());
+    }
+
     fn reports(&self) -> watch::Receiver<BTreeMap<String, NodeReport>> {
         self.reports.subscribe()
     }

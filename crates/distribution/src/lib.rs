@@ -58,6 +58,9 @@ pub trait Distribution: Send + Sync + 'static {
     /// A node's word about itself; the newest counts.
     fn report(&self, report: NodeReport);
 
+    /// A node is gone for good: nobody waits for it any longer.
+    fn forget(&self, node: &str);
+
     /// The newest report of each node, by its name.
     fn reports(&self) -> watch::Receiver<BTreeMap<String, NodeReport>>;
 

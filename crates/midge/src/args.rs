@@ -5,7 +5,7 @@ use model::TenantName;
 
 use crate::commands::{
     apps, backup, build, completions, delete, deploy, doctor, inspect, limits, logs, new, restore,
-    rollback, status, token, up, versions,
+    rollback, status, token, up, upgrade, versions,
 };
 use crate::failure::EXIT_CODES;
 
@@ -33,6 +33,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Up(up::Options),
+    Upgrade(upgrade::Options),
     New(new::Options),
     Build(build::Options),
     Deploy(deploy::Options),
@@ -134,6 +135,8 @@ mod tests {
     fn the_commands_of_the_tutorial_are_understood() {
         for line in [
             "midge up --listen 127.0.0.1:0 --listen [::1]:0 --api 127.0.0.1:0 --workers 2",
+            "midge upgrade",
+            "midge upgrade ./midge --data /tmp/x --json",
             "midge new hello --template rust",
             "midge build",
             "midge deploy",

@@ -2,7 +2,9 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -13,6 +15,21 @@ use crate::failure::{Exit, Failure};
 
 /// The file whose lock is the right to use the folder.
 const LOCK: &str = "midge.lock";
+
+/// The socket at which a running platform is asked to make way.
+const DOOR: &str = "midge.sock";
+
+/// Connects to the platform that runs on the data folder at `path`.
+pub fn connect(path: &Path) -> io::Result<UnixStream> {
+    UnixStream::connect(door(&File::open(path)?))
+}
+
+/// The socket below an open folder: by its own path it may be longer than an address of a socket can be.
+fn door(folder: &File) -> PathBuf {
+    Path::new("/proc/self/fd")
+        .join(folder.as_raw_fd().to_string())
+        .join(DOOR)
+}
 
 /// A data folder that no other platform uses while this lives.
 #[derive(Debug)]
@@ -70,6 +87,30 @@ impl DataFolder {
         };
         folder.write_holder(None);
         Ok(folder)
+    }
+
+    /// Goes on with a folder that a platform which leaves has handed over with its lock.
+    pub fn adopt(path: &Path, lock: OwnedFd) -> Self {
+        let mut folder = Self {
+            path: path.to_owned(),
+            lock: lock.into(),
+        };
+        folder.write_holder(None);
+        folder
+    }
+
+    /// The lock, for a successor. It is given back when every holder has let go.
+    pub fn lock(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
+    }
+
+    /// Listens at the folder's socket, in the place of whoever did before.
+    pub fn listen(&self) -> io::Result<UnixListener> {
+        match std::fs::remove_file(self.path.join(DOOR)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        UnixListener::bind(door(&File::open(&self.path)?))
     }
 
     pub fn path(&self) -> &Path {
@@ -133,6 +174,25 @@ mod tests {
 
         drop(folder);
         DataFolder::take(&path).unwrap();
+    }
+
+    #[test]
+    fn a_folder_is_held_until_the_last_that_has_its_lock_lets_go() {
+        let home = tempfile::tempdir().unwrap();
+        // Longer than a socket's address may be.
+        let path = home.path().join("deep/".repeat(40)).join("data");
+        let folder = DataFolder::take(&path).unwrap();
+        let door = folder.listen().unwrap();
+        let successor = DataFolder::adopt(&path, folder.lock().try_clone_to_owned().unwrap());
+        drop(folder);
+        assert!(DataFolder::take(&path).is_err());
+        connect(&path).unwrap();
+        let new_door = successor.listen().unwrap();
+        drop(door);
+        connect(&path).unwrap();
+        drop((successor, new_door));
+        DataFolder::take(&path).unwrap();
+        assert!(connect(&path).is_err());
     }
 
     #[test]

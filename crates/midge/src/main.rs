@@ -10,6 +10,8 @@ mod grants;
 mod profile;
 mod project;
 mod screen;
+mod service;
+mod succession;
 mod telemetry;
 mod upload_file;
 mod wiring;
@@ -25,7 +27,7 @@ use clap::Parser as _;
 use args::{Arguments, Command};
 use commands::{
     apps, backup, build, completions, delete, deploy, doctor, inspect, limits, logs, new, restore,
-    rollback, status, token, up, versions,
+    rollback, status, token, up, upgrade, versions,
 };
 use failure::{Exit, Failure, While as _};
 
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Command::Worker => return worker(),
         Command::CompileChild => return compile_child(),
         Command::Up(options) => wait_for(up::run(options)),
+        Command::Upgrade(options) => upgrade::run(options),
         Command::New(options) => new::run(&options),
         Command::Build(options) => build::run(&options),
         Command::Deploy(options) => wait_for(deploy::run(&options)),

@@ -27,6 +27,7 @@ pub mod pipe;
 mod route;
 mod signature;
 mod unit;
+pub mod upgrade;
 mod version;
 
 pub use artifact::{

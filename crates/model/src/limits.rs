@@ -96,6 +96,9 @@ limits! {
     WORKER_QUEUE: u64 = fixed("worker-queue", 256, "messages that wait for one worker to read them; one that lets more pile up is ended");
     VERIFYING: u64 = fixed("verifying", 4, "native codes a node verifies at once; each reads a whole file");
     CATALOG_STEPS: u64 = fixed("catalog-steps", 256, "deltas a node keeps on disk before it writes its catalog whole; each costs a start some 0.1 ms");
+    SUCCESSOR_START: Millis = fixed("successor-start", Millis::secs(30), "how long the program of an upgrade may take to say that it could take over");
+    SUCCESSION: Millis = fixed("succession", Millis::secs(900), "how long it may then take to serve; apps are served by the old one meanwhile");
+    SUCCESSION_COMPILE: Millis = fixed("succession-compile", Millis::secs(300), "how long it makes native code for what is served before it takes over with what it has");
     SILENCE: Millis = fixed("silence", Millis::secs(2), "a worker that says nothing for this long is killed and replaced");
 
     // Connections and requests
@@ -106,6 +109,8 @@ limits! {
     REQUEST_METHOD: Size = fixed("request-method", Size(32), "bytes of a request's method; the longest registered one has 17");
     REQUEST_TARGET: Size = fixed("request-target", Size::kib(16), "bytes of a request target (path and query)");
     HEAD_WAIT: Millis = fixed("head-wait", Millis::secs(10), "how long a request's head may take to arrive, and how long an idle connection is kept");
+    LEAVE_WAIT: Millis = fixed("leave-wait", Millis::secs(3), "how long a worker that is being replaced keeps a connection that asks for nothing");
+    SETTLE_WAIT: Millis = fixed("settle-wait", Millis::secs(8), "how long such a worker lets a reply that had begun be followed by another request; a deployment is not called live before");
     BODY_WAIT: Millis = fixed("body-wait", Millis::secs(30), "how long the next piece of a request body may take to arrive, and of a reply to be taken");
     ROUTE_PATH: Size = fixed("route-path", Size(256), "bytes of a route's path prefix");
 

@@ -32,7 +32,18 @@ pub enum ToWorker {
     /// Answer with `Pong` and the same number.
     Ping(u64),
     /// Take no new connections, finish what is in flight within `grace`, then say `Drained` and end.
-    Drain { grace: Millis },
+    Drain { grace: Millis, ending: Ending },
+}
+
+/// What becomes of a draining worker's connections that wait for a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ending {
+    /// They are closed at once: nobody will serve them.
+    Close,
+    /// Others accept from the same sockets. Each connection is served once more, is told to be the last, and those that
+    /// ask for nothing are closed after [`crate::limits::LEAVE_WAIT`]: a request on its way meets no closed door.
+    Leave,
 }
 
 /// What a worker says. Log lines go the same way, in frames of their own.
@@ -53,6 +64,8 @@ pub enum ToSupervisor {
     Pong(u64),
     /// Counts since the worker began, about once a second; apps only that changed since the last one.
     Metrics(Box<WorkerMetrics>),
+    /// While draining: no connection will take another request.
+    Settled,
     /// Everything in flight is finished.
     Drained,
 }

@@ -1,7 +1,7 @@
 //! The node: a supervisor that follows the catalog and keeps artifacts, and its workers that run guests.
 
 mod memory;
-mod pipe;
+pub mod pipe;
 mod supervisor;
 mod worker;
 

@@ -1,4 +1,4 @@
-//! The pipe between a supervisor and one worker: frames over a pair of Unix stream sockets, with descriptors.
+//! The pipe between a supervisor and one worker, or between a platform and its successor: frames over a pair of Unix stream sockets, with descriptors.
 //!
 //! A frame is its body's length (`u32`, little-endian), its kind (`u8`), how many descriptors it carries (`u8`),
 //! and its body. Descriptors travel with the frame's first byte (`SCM_RIGHTS`) and arrive with close-on-exec set.
@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -20,6 +20,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::process::Command;
 
 /// The most descriptors one frame carries.
 pub const DESCRIPTORS: usize = limits::LISTEN_ADDRESSES.default as usize;
@@ -68,6 +69,32 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
         flags,
         None,
     )?)
+}
+
+/// Where a program that was started with a pipe finds its end of it.
+pub const CONTROL: RawFd = 3;
+
+/// Has the program that `command` starts find `end` as [`CONTROL`]. `end` stays open until it is started.
+pub fn give(command: &mut Command, end: &OwnedFd) {
+    let end = end.as_raw_fd();
+    // SAFETY: between fork and exec, only calls that are safe in a signal handler are made.
+    unsafe { command.pre_exec(move || place(end)) };
+}
+
+/// Puts the descriptor where it is looked for, open through exec.
+fn place(end: RawFd) -> io::Result<()> {
+    // SAFETY: neither call touches memory; `end` is open in the parent until after the spawn.
+    let done = unsafe {
+        if end == CONTROL {
+            libc::fcntl(end, libc::F_SETFD, 0)
+        } else {
+            libc::dup2(end, CONTROL)
+        }
+    };
+    if done == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
 }
 
 /// The halves of one end. Must be called within a tokio runtime.

@@ -252,10 +252,7 @@ struct Chance(u64);
 
 impl Chance {
     fn below(&mut self, limit: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
+        self.0 = super::next(self.0);
         ((self.0 >> 33) % limit as u64) as usize
     }
 }

@@ -94,6 +94,16 @@ pub(crate) fn wasms(c: &Connection) -> Result<Vec<Digest>, RecordsError> {
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
+/// The uploads that are served now.
+pub(crate) fn served_wasms(c: &Connection) -> Result<Vec<Digest>, RecordsError> {
+    let mut ask = c.prepare_cached(
+        "SELECT DISTINCT versions.wasm AS wasm FROM versions
+         JOIN apps ON versions.tenant = apps.tenant AND versions.app = apps.name AND apps.version = versions.number",
+    )?;
+    let rows = ask.query_map([], |row| parsed(row, "wasm"))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
 fn version(row: &Row<'_>) -> rusqlite::Result<Version> {
     let number = row::version(row, "number")?.ok_or(rusqlite::Error::InvalidQuery)?;
     Ok(Version {

@@ -16,4 +16,5 @@ pub mod rollback;
 pub mod status;
 pub mod token;
 pub mod up;
+pub mod upgrade;
 pub mod versions;

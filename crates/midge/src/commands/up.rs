@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
+use model::upgrade::UpgradeWord;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -17,6 +18,8 @@ use crate::config::{self, Flags, Settings};
 use crate::failure::{Exit, Failure, While as _};
 use crate::profile::{self, Pointed, Profile};
 use crate::screen;
+use crate::service;
+use crate::succession::{Door, Inheritance, Successor};
 use crate::telemetry::Log;
 use crate::wiring::{Places, Platform};
 
@@ -72,6 +75,9 @@ pub struct Options {
     /// Write that line to this open file descriptor, and close it
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(3..))]
     ready_fd: Option<i32>,
+    /// Take the place of the platform at the other end of this open file descriptor
+    #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(i32).range(3..))]
+    take_over: Option<i32>,
 }
 
 /// What is said once the platform is ready, for programs.
@@ -89,15 +95,31 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let began = Instant::now();
     let mut signals = Signals::listen()?;
     let settings = config::load(options.flags)?;
-    let ready_fd = options.ready_fd.map(inherited).transpose()?;
+    let ready_fd = options
+        .ready_fd
+        .map(|fd| inherited("--ready-fd", fd))
+        .transpose()?;
+    let control = options
+        .take_over
+        .map(|fd| inherited("--take-over", fd))
+        .transpose()?;
     let log = Log::to_stderr();
     raise_open_files(log);
     for failure in doctor::failures(&settings) {
         log.warning(&failure);
     }
 
-    let (platform, places) = tokio::select! {
-        started = Platform::start(&settings, log) => started?,
+    let start = async {
+        match control {
+            None => Platform::start(&settings, log).await,
+            Some(control) => {
+                let inheritance = Inheritance::receive(control.into(), &settings).await?;
+                Platform::succeed(&settings, log, inheritance).await
+            }
+        }
+    };
+    let (mut platform, places) = tokio::select! {
+        started = start => started?,
         // What was started ends with this process.
         () = signals.next() => return Err(Failure::new(Exit::Interrupted, "stopped before it was ready")),
     };
@@ -114,16 +136,29 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     } else {
         point_profile(&places, log)
     };
-    if let Err(failure) = tell_programs(&ready, options.ready_file.as_deref(), ready_fd) {
-        platform.stop().await;
-        return Err(failure);
+    let told = tell_programs(&ready, options.ready_file.as_deref(), ready_fd);
+    let door = match told.and_then(|()| Door::open(platform.folder())) {
+        Ok(door) => door,
+        Err(failure) => {
+            platform.stop().await;
+            return Err(failure);
+        }
+    };
+    if let Err(error) = service::ready() {
+        log.warning(&format!("the service manager was not told: {error}"));
     }
     // Nobody may be reading: that is no reason not to run.
     let _ = tell_people(&settings, &ready, pointed.as_ref());
     // A start reads every record and tells each worker the whole catalog.
     node::give_back_memory();
 
-    signals.next().await;
+    if let Some(successor) = keep_running(&mut platform, &door, &mut signals, log).await {
+        drop(door);
+        return tokio::select! {
+            () = platform.leave(successor) => Ok(()),
+            () = signals.next() => Err(cut_off()),
+        };
+    }
     log.info(&format!(
         "stopping: requests in flight have {} to finish",
         settings.grace
@@ -135,8 +170,51 @@ pub async fn run(options: Options) -> Result<(), Failure> {
             Ok(())
         }
         // Workers end with this process: they see their pipe close.
-        () = signals.next() => Err(Failure::new(Exit::Interrupted, "stopped at once; requests in flight were cut off")),
+        () = signals.next() => Err(cut_off()),
     }
+}
+
+/// Runs until a signal comes, or until a successor serves.
+async fn keep_running(
+    platform: &mut Platform,
+    door: &Door,
+    signals: &mut Signals,
+    log: Log,
+) -> Option<Successor> {
+    loop {
+        let mut caller = tokio::select! {
+            () = signals.next() => return None,
+            caller = door.knock() => caller,
+        };
+        let program = caller.request.program.display().to_string();
+        log.info(&format!("`{program}` is to take the place of this process"));
+        let handed_over = tokio::select! {
+            // What was begun ends with its future.
+            () = signals.next() => return None,
+            handed_over = platform.hand_over(&mut caller) => handed_over,
+        };
+        match handed_over {
+            Ok((successor, upgraded)) => {
+                log.info(&format!(
+                    "midge {} serves as process {}; this one finishes what is in flight and ends",
+                    upgraded.to, upgraded.pid
+                ));
+                caller.say(&UpgradeWord::Done(upgraded)).await;
+                return Some(successor);
+            }
+            Err(why) => {
+                log.warning(&format!("`{program}` did not take over: {why}"));
+                caller.say(&UpgradeWord::Failed(why)).await;
+            }
+        }
+    }
+}
+
+fn cut_off() -> Failure {
+    Failure::new(
+        Exit::Interrupted,
+        "stopped at once; requests in flight were cut off",
+    )
 }
 
 /// SIGTERM and SIGINT, caught from the first moment on.
@@ -233,14 +311,15 @@ fn write_ready(file: &Path, line: &[u8]) -> io::Result<()> {
     }
 }
 
-fn inherited(fd: i32) -> Result<File, Failure> {
+/// The open descriptor that `flag` names.
+fn inherited(flag: &str, fd: i32) -> Result<File, Failure> {
     // SAFETY: only asks about the number; a descriptor that is not open answers with an error.
     let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
     // Everything this program opens is closed on exec; what is not came from outside, and nobody else here owns it.
     // Workers and compile children must not keep it open: hence the duplicate, which is closed on exec.
     if flags < 0 || flags & libc::FD_CLOEXEC != 0 {
         return Err(Failure::usage(format!(
-            "the descriptor {fd} of `--ready-fd` is not open"
+            "the descriptor {fd} of `{flag}` is not open"
         )));
     }
     // SAFETY: it is open, and as said above this is its only owner.
@@ -326,7 +405,7 @@ mod tests {
     fn a_descriptor_of_our_own_is_not_taken_for_an_inherited_one() {
         use std::os::fd::AsRawFd as _;
         let ours = tempfile::tempfile().unwrap();
-        assert!(inherited(ours.as_raw_fd()).is_err());
-        assert!(inherited(999_999).is_err());
+        assert!(inherited("--ready-fd", ours.as_raw_fd()).is_err());
+        assert!(inherited("--ready-fd", 999_999).is_err());
     }
 }

@@ -69,6 +69,20 @@ impl Listeners {
         bound
     }
 
+    /// Those of a platform that leaves: of each worker slot, one listening socket for each of `addresses`.
+    pub fn inherited(addresses: Vec<SocketAddr>, slots: Vec<Vec<OwnedFd>>) -> Self {
+        Self { addresses, slots }
+    }
+
+    /// The same sockets again, for a successor. While they are held, connections queue that nobody accepts.
+    pub fn copy(&self) -> std::io::Result<Self> {
+        let copy = |slot: &Vec<OwnedFd>| slot.iter().map(OwnedFd::try_clone).collect();
+        Ok(Self {
+            addresses: self.addresses.clone(),
+            slots: self.slots.iter().map(copy).collect::<Result<_, _>>()?,
+        })
+    }
+
     /// The addresses listened on, with the ports that the system chose.
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
@@ -80,6 +94,11 @@ impl Listeners {
     }
 
     /// The sockets, by worker slot.
+    pub fn slots(&self) -> &[Vec<OwnedFd>] {
+        &self.slots
+    }
+
+    /// As [`Self::slots`].
     pub(super) fn into_slots(self) -> Vec<Vec<OwnedFd>> {
         self.slots
     }

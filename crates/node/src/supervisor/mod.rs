@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use distribution::Distribution;
-use model::pipe::WorkerSettings;
+use model::pipe::{Ending, WorkerSettings};
 use model::{Generation, Host, Millis, PublicKey, Size, limits};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -34,7 +34,7 @@ use last_good::LastGood;
 use logs::{Logs, Writing};
 use metrics::{Facts, Metrics};
 use report::Standing;
-use workers::{Node, Slot};
+use workers::{Node, Slot, Stop};
 
 pub use listeners::{BindError, Listeners};
 
@@ -95,7 +95,7 @@ pub enum StartError {
 /// A running node. Dropping it ends its workers at once; [`Self::stop`] lets them finish.
 pub struct Supervisor {
     node: Arc<Node>,
-    stopping: watch::Sender<Option<Millis>>,
+    stopping: watch::Sender<Option<Stop>>,
     grace: Millis,
     /// One for each worker slot; each ends when the platform stops.
     slots: JoinSet<()>,
@@ -209,8 +209,37 @@ impl Supervisor {
     }
 
     /// Takes no new connections, lets requests in flight finish within the grace period, and ends the workers.
-    pub async fn stop(mut self) {
-        self.stopping.send_replace(Some(self.grace));
+    pub async fn stop(self) {
+        let grace = self.grace;
+        self.end(Stop {
+            grace,
+            ending: Ending::Close,
+        })
+        .await;
+    }
+
+    /// Ends as [`Self::stop`] does when others accept from the same sockets by now: no connection is closed on a request
+    /// that is on its way. Calls `settled` when no connection takes another request; what is in flight then may take
+    /// as long as its own limits allow.
+    pub async fn leave(mut self, settled: impl FnOnce() + Send + 'static) {
+        let mut standing = self.node.standing.subscribe();
+        self.others.spawn(async move {
+            // The sender outlives this task.
+            let _ = standing
+                .wait_for(|s| s.settled.iter().all(|settled| *settled))
+                .await;
+            settled();
+        });
+        let grace = Millis(limits::WALL.ceiling.0 + limits::BODY_WAIT.default.0);
+        self.end(Stop {
+            grace,
+            ending: Ending::Leave,
+        })
+        .await;
+    }
+
+    async fn end(mut self, stop: Stop) {
+        self.stopping.send_replace(Some(stop));
         while self.slots.join_next().await.is_some() {}
         self.others.shutdown().await;
         // The last hold on the log files: their thread writes what it has and ends.

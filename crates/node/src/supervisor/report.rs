@@ -14,6 +14,8 @@ use super::plan;
 pub struct Standing {
     /// By worker slot, the generation that every request accepted from now on meets; none while nothing is accepted.
     pub applied: Vec<Option<Generation>>,
+    /// By worker slot, whether no connection takes another request.
+    pub settled: Vec<bool>,
     /// By worker slot, the process.
     pub processes: Vec<Option<u32>>,
     /// The newest generation that was put on disk, or found impossible to put there.
@@ -31,6 +33,7 @@ impl Standing {
     pub fn new(slots: usize) -> Self {
         Self {
             applied: vec![None; slots],
+            settled: vec![false; slots],
             processes: vec![None; slots],
             ..Self::default()
         }

@@ -2,14 +2,14 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use model::pipe::{ToSupervisor, ToWorker, WorkerSettings};
+use model::pipe::{Ending, ToSupervisor, ToWorker, WorkerSettings};
 use model::{Catalog, Digest, EngineSetting, Millis, limits};
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
@@ -22,8 +22,6 @@ use super::report::Standing;
 use super::{Notice, plan};
 use crate::pipe::{self, Frame, PipeError, Reader, Writer};
 
-/// Where a worker finds its end of the pipe.
-const CONTROL: RawFd = 3;
 const PING_EVERY: Duration = Duration::from_millis(500);
 /// A worker that lived for less than this died of its start.
 const QUICK: Duration = Duration::from_secs(1);
@@ -41,9 +39,17 @@ pub struct Node {
     pub metrics: Metrics,
     pub catalogs: watch::Receiver<Arc<Catalog>>,
     pub standing: watch::Sender<Standing>,
-    /// Set once, when the platform stops: how long requests in flight may take to finish.
-    pub stopping: watch::Receiver<Option<Millis>>,
+    /// Set once, when the platform stops.
+    pub stopping: watch::Receiver<Option<Stop>>,
     pub notice: Notice,
+}
+
+/// How workers end when the platform stops.
+#[derive(Debug, Clone, Copy)]
+pub struct Stop {
+    /// How long requests in flight may take to finish.
+    pub grace: Millis,
+    pub ending: Ending,
 }
 
 /// A place for one worker, kept by its successors.
@@ -86,6 +92,7 @@ pub async fn keep(mut slot: Slot, node: Arc<Node>) {
         node.standing.send_modify(|standing| {
             standing.applied[number] = None;
             standing.processes[number] = None;
+            standing.settled[number] = stops;
             standing.worker_restarts += u64::from(!stops);
             standing.last_end = Some(text);
         });
@@ -147,7 +154,6 @@ fn spawn(command: &[OsString], control: &OwnedFd) -> std::io::Result<Child> {
     let (program, arguments) = command
         .split_first()
         .ok_or_else(|| std::io::Error::other("no command to start a worker with was named"))?;
-    let control = control.as_raw_fd();
     let mut command = Command::new(program);
     command
         .args(arguments)
@@ -157,25 +163,8 @@ fn spawn(command: &[OsString], control: &OwnedFd) -> std::io::Result<Child> {
         // An interrupt from the terminal is for the supervisor, which drains its workers.
         .process_group(0)
         .kill_on_drop(true);
-    // SAFETY: between fork and exec, only calls that are safe in a signal handler are made.
-    unsafe { command.pre_exec(move || hand_over(control)) };
+    pipe::give(&mut command, control);
     command.spawn()
-}
-
-/// Puts the control descriptor where a worker looks for it, open through exec.
-fn hand_over(control: RawFd) -> std::io::Result<()> {
-    // SAFETY: neither call touches memory; `control` is open in the parent until after the spawn.
-    let done = unsafe {
-        if control == CONTROL {
-            libc::fcntl(control, libc::F_SETFD, 0)
-        } else {
-            libc::dup2(control, CONTROL)
-        }
-    };
-    if done == -1 {
-        return Err(std::io::Error::last_os_error());
-    }
-    Ok(())
 }
 
 async fn kill(child: &mut Child) {
@@ -263,6 +252,9 @@ async fn listen(
                     }
                 }
             }
+            ToSupervisor::Settled => node
+                .standing
+                .send_modify(|standing| standing.settled[number] = true),
             ToSupervisor::Pong(_) | ToSupervisor::Drained => {}
             ToSupervisor::Metrics(metrics) => node.metrics.take(number, *metrics),
         }
@@ -369,18 +361,18 @@ async fn watch_over(
 /// Waits until the platform stops, and lets the worker finish what is in flight.
 async fn drain(
     listeners: &mut Vec<OwnedFd>,
-    mut stopping: watch::Receiver<Option<Millis>>,
+    mut stopping: watch::Receiver<Option<Stop>>,
     say: &mpsc::Sender<Word>,
 ) -> End {
     let stopped = stopping.wait_for(Option::is_some).await;
-    let Ok(Some(grace)) = stopped.map(|grace| *grace) else {
+    let Ok(Some(Stop { grace, ending })) = stopped.map(|stop| *stop) else {
         return std::future::pending().await;
     };
     // A socket that anyone holds goes on taking connections that nobody would accept.
     listeners.clear();
     let _ = say
         .send(Word {
-            message: ToWorker::Drain { grace },
+            message: ToWorker::Drain { grace, ending },
             descriptor: None,
         })
         .await;

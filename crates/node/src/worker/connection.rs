@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use model::pipe::Ending;
 use model::{Millis, Outcome, limits};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -28,7 +29,8 @@ pub struct Connections {
     links: RefCell<Vec<Option<Rc<Link>>>>,
     free: RefCell<Vec<usize>>,
     count: Cell<u64>,
-    draining: Cell<bool>,
+    /// Set once the worker drains.
+    ending: Cell<Option<Ending>>,
     /// One has ended.
     ended: Notify,
 }
@@ -45,6 +47,10 @@ pub struct Link {
     since: Cell<u32>,
     /// The second in which the client last took something.
     written: Cell<u32>,
+    /// Whether a part of a request's head has come.
+    begun: Cell<bool>,
+    /// Whether a reply's head has left, so that it can no longer say that it is the last.
+    answering: Cell<bool>,
     verdict: Cell<Verdict>,
     waker: RefCell<Option<Waker>>,
 }
@@ -82,17 +88,45 @@ impl Connections {
     pub fn tick(&self) {
         let now = self.second.get() + 1;
         self.second.set(now);
+        let leaving = self.ending.get() == Some(Ending::Leave);
         self.each(|link| {
-            if is_overdue(link.phase.get(), link.since.get(), link.written.get(), now) {
+            let head_wait = if leaving && !link.begun.get() {
+                limits::LEAVE_WAIT
+            } else {
+                limits::HEAD_WAIT
+            };
+            let (phase, since, written) = (link.phase.get(), link.since.get(), link.written.get());
+            if is_overdue(phase, since, written, now, head_wait.default) {
                 link.tell(Verdict::End);
             }
         });
     }
 
-    /// No connection takes another request; those in flight are finished.
-    pub fn drain(&self) {
-        self.draining.set(true);
-        self.each(|link| link.tell(Verdict::Finish));
+    /// Requests in flight are finished. What `ending` says becomes of the connections.
+    pub fn drain(&self, ending: Ending) {
+        self.ending.set(Some(ending));
+        self.each(|link| {
+            let can_be_told = link.phase.get() != Phase::Head && !link.answering.get();
+            if ending == Ending::Close || can_be_told {
+                link.tell(Verdict::Finish);
+            }
+        });
+    }
+
+    /// Replies that have begun are the last of their connections, though they could not say so.
+    pub fn settle(&self) {
+        self.each(|link| {
+            if link.answering.get() {
+                link.tell(Verdict::Finish);
+            }
+        });
+    }
+
+    /// Whether no connection takes another request.
+    pub fn are_settled(&self) -> bool {
+        let links = self.links.borrow();
+        let settled = |link: &Rc<Link>| link.verdict.get() != Verdict::Live;
+        links.iter().flatten().all(settled)
     }
 
     /// Waits until fewer than `count` are left.
@@ -123,10 +157,11 @@ impl Connections {
             phase: Cell::new(Phase::Head),
             since: Cell::new(self.second()),
             written: Cell::new(self.second()),
-            verdict: Cell::new(if self.draining.get() {
-                Verdict::Finish
-            } else {
-                Verdict::Live
+            begun: Cell::new(false),
+            answering: Cell::new(false),
+            verdict: Cell::new(match self.ending.get() {
+                Some(Ending::Close) => Verdict::Finish,
+                Some(Ending::Leave) | None => Verdict::Live,
             }),
             waker: RefCell::new(None),
         });
@@ -150,14 +185,23 @@ impl Drop for Admitted {
 }
 
 impl Link {
+    /// Bytes have come; in the phase of a head, they are a part of one.
+    pub fn read(&self) {
+        self.begun.set(true);
+    }
+
     /// A request's head has come.
     pub fn serving(&self) {
         self.enter(Phase::Guest);
+        if self.connections.ending.get() == Some(Ending::Leave) {
+            self.tell(Verdict::Finish);
+        }
     }
 
     /// A reply's head is on its way.
     pub fn replying(&self) {
         self.enter(Phase::Taking);
+        self.answering.set(true);
     }
 
     /// The client has taken what there was and wants more.
@@ -173,6 +217,8 @@ impl Link {
     /// The reply is over; what is left of it is in the connection's buffer.
     pub fn replied(&self) {
         self.enter(Phase::Head);
+        self.begun.set(false);
+        self.answering.set(false);
     }
 
     /// The client has taken something.
@@ -204,13 +250,13 @@ impl Link {
 }
 
 /// Whether the client has kept a connection waiting for too long.
-fn is_overdue(phase: Phase, since: u32, written: u32, now: u32) -> bool {
+fn is_overdue(phase: Phase, since: u32, written: u32, now: u32, head_wait: Millis) -> bool {
     let waited = |limit: Millis| {
         let idle = now.saturating_sub(since.max(written));
         u64::from(idle) * 1000 > limit.0
     };
     match phase {
-        Phase::Head => waited(limits::HEAD_WAIT.default),
+        Phase::Head => waited(head_wait),
         Phase::Guest => false,
         Phase::Taking => waited(limits::BODY_WAIT.default),
     }
@@ -278,7 +324,7 @@ mod tests {
     fn a_client_may_be_slow_but_not_still() {
         let check = |phase, since, written, now, overdue| {
             assert_eq!(
-                is_overdue(phase, since, written, now),
+                is_overdue(phase, since, written, now, limits::HEAD_WAIT.default),
                 overdue,
                 "{phase:?} {now}"
             );
@@ -303,12 +349,37 @@ mod tests {
         drop(first);
         let third = connections.admit(address, address);
         assert_eq!((third.0.place, connections.count()), (0, 2));
-        connections.drain();
+        connections.drain(Ending::Close);
         assert_eq!(second.0.verdict.get(), Verdict::Finish);
         assert_eq!(
             connections.admit(address, address).0.verdict.get(),
             Verdict::Finish
         );
         assert_eq!(connections.links.borrow().len(), 3);
+    }
+
+    #[test]
+    fn a_worker_that_leaves_serves_each_connection_once_more_and_waits_for_none_that_is_idle() {
+        let connections = Rc::new(Connections::default());
+        let address: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let [idle, asking, served, taking] = [(); 4].map(|()| connections.admit(address, address));
+        asking.0.read();
+        served.0.serving();
+        taking.0.serving();
+        taking.0.replying();
+        connections.drain(Ending::Leave);
+        let verdicts =
+            || [&idle, &asking, &served, &taking].map(|admitted| admitted.0.verdict.get());
+        use Verdict::{End, Finish, Live};
+        assert_eq!(verdicts(), [Live, Live, Finish, Live]);
+        for _ in 0..=limits::LEAVE_WAIT.default.0 / 1000 {
+            connections.tick();
+        }
+        assert_eq!(verdicts(), [End, Live, Finish, Live]);
+        connections.settle();
+        assert_eq!(verdicts(), [End, Live, Finish, Finish]);
+        assert!(!connections.are_settled());
+        asking.0.serving();
+        assert!(connections.are_settled());
     }
 }

@@ -27,10 +27,10 @@ use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use model::pipe::{ToSupervisor, ToWorker, WorkerSettings};
-use model::{Change, Generation, Millis};
+use model::pipe::{Ending, ToSupervisor, ToWorker, WorkerSettings};
+use model::{Change, Generation, Millis, limits};
 use runtime::{Code, Engine, EngineError, Pool, PoolSettings};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -53,6 +53,8 @@ const CHANGES_FREED_HERE: usize = 1024;
 
 /// How often a draining worker looks whether its last guests have ended.
 const DRAIN_LOOK: Duration = Duration::from_millis(5);
+/// How often a draining worker looks through its connections for one that may take another request.
+const SETTLE_LOOK: Duration = Duration::from_millis(50);
 
 /// Why a worker ended.
 #[derive(Debug, thiserror::Error)]
@@ -220,10 +222,10 @@ impl Control {
                     });
                 }
                 ToWorker::Ping(number) => outbox.put(ToSupervisor::Pong(number)),
-                ToWorker::Drain { grace } => {
+                ToWorker::Drain { grace, ending } => {
                     self.listeners = None;
                     self.sockets.clear();
-                    tokio::task::spawn_local(drain(self.worker.clone(), grace));
+                    tokio::task::spawn_local(drain(self.worker.clone(), grace, ending));
                 }
             }
         }
@@ -286,9 +288,17 @@ impl Control {
 }
 
 /// Finishes what is in flight, within `grace`, and says so.
-async fn drain(worker: Rc<Worker>, grace: Millis) {
-    worker.connections.drain();
+async fn drain(worker: Rc<Worker>, grace: Millis, ending: Ending) {
+    worker.connections.drain(ending);
     let finished = async {
+        let began = Instant::now();
+        while !worker.connections.are_settled() {
+            if began.elapsed() > limits::SETTLE_WAIT.default.duration() {
+                worker.connections.settle();
+            }
+            tokio::time::sleep(SETTLE_LOOK).await;
+        }
+        worker.outbox.put(ToSupervisor::Settled);
         worker.connections.fewer_than(1).await;
         // A guest may go on after its reply, within its limits.
         while worker.pool.live() > 0 {

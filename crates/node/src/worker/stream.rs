@@ -85,6 +85,7 @@ impl Stream {
         let mut read = ReadBuf::uninit(unsafe { buffer.as_mut() });
         ready!(Pin::new(self.io.inner_mut()).poll_read(context, &mut read))?;
         let came = read.filled();
+        self.link.read();
         let Screened { pass, refused } = self.screen.follow(came);
         if refused {
             self.refused = Some(REFUSED);

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use model::pipe::{ToSupervisor, ToWorker, WorkerMetrics, WorkerSettings};
+use model::pipe::{Ending, ToSupervisor, ToWorker, WorkerMetrics, WorkerSettings};
 use model::{
     AppLimits, Change, Digest, Entry, Grants, GuestKind, LogRecord, LogStream, Millis, Outcome,
     PathPrefix, Route, Size, VersionNumber,
@@ -392,6 +392,7 @@ async fn what_is_no_request_gets_one_reply_and_no_guest() {
         .send(
             &ToWorker::Drain {
                 grace: Millis::secs(5),
+                ending: Ending::Close,
             },
             &[],
         )
@@ -452,6 +453,7 @@ async fn draining_finishes_what_is_in_flight_and_leaves_the_queue_alone() {
         .send(
             &ToWorker::Drain {
                 grace: Millis::secs(5),
+                ending: Ending::Close,
             },
             &[],
         )

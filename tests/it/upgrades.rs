@@ -1,0 +1,149 @@
+//! `midge upgrade`: a platform makes way for another program while it serves.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tests::{Platform, eventually, guest};
+
+#[test]
+fn an_upgrade_under_load_is_noticed_by_nobody_in_small() {
+    println!("{}", tests::trials::upgrades(3, 7));
+}
+
+#[test]
+fn what_is_in_flight_is_finished_by_the_process_that_leaves() {
+    let mut platform = Platform::configured("workers = 2");
+    platform.deploy("slow", &guest("slow"));
+    let mut streaming = platform.connect("slow");
+    streaming.send_head("GET", "/30/100", "").unwrap();
+    assert_eq!(streaming.head().unwrap().status, 200);
+    let mut idle = platform.connect("slow");
+    idle.get("/1/1").unwrap().is(200);
+
+    let (_, mut leaving) = platform.upgrade();
+    // It is asked once more: it is answered, and told that this was the last.
+    let last = idle.get("/1/1").unwrap().is(200);
+    assert_eq!(last.header("connection"), Some("close"));
+    let mut body = Vec::new();
+    while streaming.chunk(&mut body).unwrap() > 0 {}
+    assert!(String::from_utf8_lossy(&body).ends_with("line 30\n"));
+    eventually("it ends", || leaving.has_ended().then_some(()));
+    platform.get("slow", "/1/1").is(200);
+    platform.stop();
+}
+
+#[test]
+fn a_deployment_after_an_upgrade_is_live_when_no_old_connection_can_miss_it() {
+    let mut platform = Platform::start();
+    let release = |number: u32| {
+        let grants = format!("[grant]\nenv = {{ RELEASE = \"{number}\" }}");
+        tests::manifest_of("shop", &grants)
+    };
+    platform.api.deploy(&release(1), &guest("version"));
+    let mut kept = platform.connect("shop");
+    kept.get("/").unwrap().is(200).says("1");
+    platform.upgrade();
+    platform.api.deploy(&release(2), &guest("version"));
+    // The old process has closed the connection by now, or answers as the new one would.
+    if let Ok(reply) = kept.get("/") {
+        reply.is(200).says("2");
+    }
+    platform.get("shop", "/").is(200).says("2");
+}
+
+#[test]
+fn a_program_that_cannot_take_over_leaves_everything_as_it_was() {
+    let platform = Platform::start();
+    platform.deploy("hello", &guest("hello"));
+    let data = platform.data();
+    let upgrade = |arguments: &[&str]| {
+        let data = ["--data", data.to_str().unwrap()];
+        platform.run_alone(&[&["upgrade"], arguments, &data].concat())
+    };
+    let unharmed = || {
+        platform.get("hello", "/").is(200);
+        platform.deploy("hello", &guest("hello"));
+    };
+    upgrade(&["/bin/true"])
+        .exits(1)
+        .says("nothing was replaced")
+        .says("the new program ended");
+    unharmed();
+    upgrade(&["/nowhere/midge"])
+        .exits(1)
+        .says("`/nowhere/midge`");
+    let text = platform.folder().join("midge.config.toml");
+    upgrade(&[text.to_str().unwrap()])
+        .exits(1)
+        .says("cannot be started");
+    unharmed();
+    // What an upgrade cannot change is refused before anything has happened.
+    std::fs::write(&text, "workers = 7").unwrap();
+    upgrade(&[]).exits(1).says("`workers` is `7` by now");
+    std::fs::write(&text, "ceilings = 1").unwrap();
+    upgrade(&["--config", "/dev/null"])
+        .exits(1)
+        .says("nothing was replaced");
+    std::fs::write(&text, "").unwrap();
+    unharmed();
+}
+
+#[test]
+fn a_successor_that_fails_after_it_was_handed_the_records_gives_them_back() {
+    let mut platform = Platform::start();
+    platform.deploy("hello", &guest("hello"));
+    // Neither process can read this: the new one fails when it opens it, the old one has it open no longer.
+    let key = platform.data().join("keys");
+    let aside = platform.data().join("keys-aside");
+    let data = platform.data();
+    let data = data.to_str().unwrap();
+    std::fs::rename(&key, &aside).unwrap();
+    std::fs::write(&key, "").unwrap();
+    let refused = platform.run_alone(&["upgrade", "--data", data]).exits(1);
+    refused
+        .says("nothing was replaced")
+        .says("apps are served, but the control plane");
+    platform.get("hello", "/").is(200);
+    std::fs::remove_file(&key).unwrap();
+    std::fs::rename(&aside, &key).unwrap();
+    // Asked again, it hands over what it still has, and all is well.
+    platform.upgrade();
+    platform.deploy("hello", &guest("hello"));
+    platform.get("hello", "/").is(200);
+}
+
+#[test]
+fn where_nothing_runs_nothing_is_upgraded() {
+    let mut platform = Platform::start();
+    let data = platform.data();
+    platform.stop();
+    let run = |data: &Path| platform.run_alone(&["upgrade", "--data", data.to_str().unwrap()]);
+    run(&data)
+        .exits(4)
+        .says("no platform runs on the data folder");
+    run(Path::new("/nowhere"))
+        .exits(4)
+        .says("no platform runs on the data folder");
+}
+
+#[test]
+fn a_service_manager_is_told_which_process_is_the_service() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    manager
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    let mut platform = Platform::start_with(tests::Settings {
+        environment: vec![("NOTIFY_SOCKET".into(), path.to_str().unwrap().into())],
+        ..tests::Settings::default()
+    });
+    let told = || {
+        let mut buffer = [0; 256];
+        let length = manager.recv(&mut buffer).unwrap();
+        String::from_utf8_lossy(&buffer[..length]).into_owned()
+    };
+    assert_eq!(told(), format!("READY=1\nMAINPID={}\n", platform.id()));
+    platform.upgrade();
+    assert_eq!(told(), format!("READY=1\nMAINPID={}\n", platform.id()));
+}

@@ -20,5 +20,6 @@ mod operator;
 mod reference;
 mod requests;
 mod siege;
+mod tenants;
 mod tokens;
 mod uploads;

@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use model::api::Deployed;
-use model::{AppName, Manifest};
+use model::{AppName, Manifest, TenantName};
 use tempfile::TempDir;
 
 use crate::{Api, Connection, Ran, Reply, command_line, eventually, guest, run, workers};
@@ -196,7 +196,7 @@ impl Platform {
         Connection::open(self.listen, &self.host(app)).expect("the platform accepts")
     }
 
-    /// The host that an app answers at.
+    /// The host that an app answers at. Another tenant's app is named `APP.TENANT`, here and wherever an app is asked.
     pub fn host(&self, app: &str) -> String {
         format!("{app}.localhost:{}", self.listen.port())
     }
@@ -375,6 +375,7 @@ fn addresses(folder: &Path, ready: &str) -> (SocketAddr, Api) {
         Api {
             address: address(&ready["api"]),
             token: token.trim().to_owned(),
+            tenant: TenantName::default_tenant(),
         },
     )
 }

@@ -153,6 +153,7 @@ limits! {
     RECORDS_QUEUE: u64 = fixed("records-queue", 1_024, "questions and changes that wait for the records");
     RECORDS_WAIT: Millis = fixed("records-wait", Millis::secs(10), "how long a question or change waits for a place in that queue");
     DEPLOYS_WAITING: u64 = fixed("deploys-waiting", 256, "deployments that wait for their turn; beyond, one is refused with `deploy-queue-full`");
+    TENANTS: u64 = fixed("tenants", 10_000, "tenants of the platform; they are listed whole");
     TOKEN_LABEL: u64 = fixed("token-label", 200, "characters of a token's label");
     TOKENS_KEPT: Millis = fixed("tokens-kept", Millis::secs(30 * 86_400), "how long a token that ended is remembered, so that its bearer is told why");
     TOKENS: u64 = fixed("tokens", 1_000, "tokens of one tenant");

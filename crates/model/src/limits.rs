@@ -74,6 +74,10 @@ limits! {
     SLOT_WAIT: Millis = fixed("slot-wait", Millis(50), "how long a request waits for a slot before it is refused with `overloaded`");
     SLOT_WAIT_BUSY: Millis = fixed("slot-wait-busy", Millis(1), "the same while others were refused within `slot-busy`: waiting would not help");
     SLOT_BUSY: Millis = fixed("slot-busy", Millis::secs(1), "how long after a refusal slots are taken to be wanting still");
+    QUARANTINE: Millis = fixed("quarantine", Millis::secs(10), "how long a worker does not run a version that failed too often; long enough to relieve its neighbours, short enough to notice that it was mended elsewhere");
+    QUARANTINE_WINDOW: Millis = fixed("quarantine-window", Millis::secs(10), "how far back a version's failures count towards its quarantine");
+    QUARANTINE_FAULTS: u64 = fixed("quarantine-faults", 100, "failures of a version by its own fault within `quarantine-window` that put it in quarantine; a version asked less often harms nobody");
+    QUARANTINE_SHARE: u64 = fixed("quarantine-share", 50, "percent of a version's invocations within `quarantine-window` that must have failed so, lest one bad request in many takes a working app away");
     RESIDENT: u64 = Limit { name: "node.resident-apps", default: 4_000, ceiling: 10_000,
         reason: "apps one worker keeps loaded; each takes a descriptor, 3 mappings and about 100 KiB" };
     LOADING: u64 = fixed("loading", 64, "apps one worker loads at once");

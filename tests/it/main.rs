@@ -20,6 +20,7 @@ mod operator;
 mod quarantine;
 mod reference;
 mod requests;
+mod revisions;
 mod siege;
 mod tenants;
 mod tokens;

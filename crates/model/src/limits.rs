@@ -81,7 +81,7 @@ limits! {
     RESIDENT: u64 = Limit { name: "node.resident-apps", default: 4_000, ceiling: 10_000,
         reason: "apps one worker keeps loaded; each takes a descriptor, 3 mappings and about 100 KiB" };
     LOADING: u64 = fixed("loading", 64, "apps one worker loads at once");
-    NATIVE_WAIT: Millis = fixed("native-wait", Millis::secs(5), "how long a worker waits for its supervisor to hand it native code");
+    NATIVE_WAIT: Millis = fixed("native-wait", Millis::secs(30), "how long a worker waits for its supervisor to hand it native code; after an upgrade of the engine that of every app is made anew, one after the other");
     LOG_QUEUE: Size = fixed("log-queue", Size::mib(4), "log bytes a worker holds for its supervisor; beyond, lines are dropped and counted");
     LOG_BATCH: Size = fixed("log-batch", Size::kib(64), "log bytes a worker gathers before it hands them to its supervisor");
     LOG_DELAY: Millis = fixed("log-delay", Millis(20), "how long a worker gathers log lines before it hands them to its supervisor");

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use model::{DeploymentCause, Digest, Revision, VersionNumber};
 use serde_json::{Value, json};
 use tests::load::Always;
-use tests::{Answer, Api, Connection, Load, Platform, Reply, Settings, bare, guest, variant};
+use tests::{Answer, Connection, Load, Platform, Reply, Settings, bare, guest, variant};
 
 const VERSIONS: &str = "tenants/default/apps/wrong/versions";
 
@@ -1047,11 +1047,7 @@ fn a_clock_that_leaps_harms_nothing() {
     let (revoked, id) = token(&platform);
     platform.api.ask("DELETE", &format!("tokens/{id}"), None);
     let asks = |platform: &Platform, token: &str| {
-        let api = Api {
-            token: token.to_owned(),
-            ..platform.api.clone()
-        };
-        api.get("status").reply.status()
+        platform.api.with_token(token).get("status").reply.status()
     };
     assert_eq!(asks(&platform, &expiring), 200);
 

@@ -809,7 +809,12 @@ fn an_access_beyond_memory_traps_wherever_it_lies() {
         (drop (call $read (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 72)))
         (global.set $at (i32.load (i32.const 132)))
         (call_indirect (i32.load (i32.const 128)))"#;
-    platform.deploy("beyond", &command(core, body));
+    // One for each client below: a hundred traps would put one for all in quarantine.
+    let wasm = command(core, body);
+    platform.deploy("beyond", &wasm);
+    for client in 0..6 {
+        platform.deploy(&format!("beyond-{client}"), &wasm);
+    }
     let inside = [
         (0, 65535),
         (2, 65528),
@@ -836,9 +841,9 @@ fn an_access_beyond_memory_traps_wherever_it_lies() {
         0xffff_fff0,
         0xffff_ffff,
     ];
-    let beyond = |function: i64| {
+    let beyond = |app: &str, function: i64| {
         for at in outside {
-            let found = ask(&platform, "beyond", &[function, at]);
+            let found = ask(&platform, app, &[function, at]);
             assert_eq!(found, "trap", "function {function} at {at:x}");
         }
     };
@@ -860,7 +865,10 @@ fn an_access_beyond_memory_traps_wherever_it_lies() {
     // Many at once: the handler of the signal is every thread's.
     std::thread::scope(|scope| {
         for client in 0..6 {
-            scope.spawn(move || (0..12).for_each(|function| beyond((function + client) % 12)));
+            scope.spawn(move || {
+                let app = format!("beyond-{client}");
+                (0..12).for_each(|function| beyond(&app, (function + client) % 12));
+            });
         }
     });
     platform.unharmed();

@@ -4,10 +4,7 @@ use serde_json::{Value, json};
 use tests::{Api, Platform, guest};
 
 fn with(platform: &Platform, token: &str) -> Api {
-    Api {
-        address: platform.api.address,
-        token: token.to_owned(),
-    }
+    platform.api.with_token(token)
 }
 
 fn create(platform: &Platform, scope: Value) -> (String, String) {

@@ -3,16 +3,18 @@
 use std::net::SocketAddr;
 
 use model::api::{Deployed, NewDeployment, NewVersion};
-use model::{DeploymentCause, Digest, Manifest, Revision, Version, VersionNumber};
-use serde_json::Value;
+use model::{DeploymentCause, Digest, Manifest, Revision, TenantName, Version, VersionNumber};
+use serde_json::{Value, json};
 
 use crate::{Connection, Reply};
 
-/// The API of a platform, with a token.
+/// The API of a platform, with a token, for one tenant.
 #[derive(Debug, Clone)]
 pub struct Api {
     pub address: SocketAddr,
     pub token: String,
+    /// Whose uploads, versions and deployments are meant.
+    pub tenant: TenantName,
 }
 
 /// A reply of the API.
@@ -60,6 +62,38 @@ mod serde_json_owned {
 }
 
 impl Api {
+    /// The same API with another token.
+    pub fn with_token(&self, token: &str) -> Self {
+        Self {
+            token: token.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// The same API and token for another tenant, who must be there.
+    pub fn of(&self, tenant: &str) -> Self {
+        Self {
+            tenant: tenant.parse().expect("a test names tenants well"),
+            ..self.clone()
+        }
+    }
+
+    /// The API for a tenant that is made now, with a token that reaches this tenant alone.
+    #[track_caller]
+    pub fn new_tenant(&self, name: &str) -> Self {
+        self.ask("POST", "tenants", Some(json!({ "name": name })))
+            .is(201);
+        let scope = json!({ "scope": { "tenant": name, "verb": "admin" } });
+        let made = self.ask("POST", "tokens", Some(scope)).is(201);
+        let token = made.json["token"].as_str().expect("a token is text");
+        self.with_token(token).of(name)
+    }
+
+    /// A path below the tenant's.
+    pub fn path(&self, rest: &str) -> String {
+        format!("tenants/{}/{rest}", self.tenant)
+    }
+
     /// Sends a JSON body, or none, to a path below `/v1` (or to any path that begins with `/`).
     pub fn ask(&self, method: &str, path: &str, body: Option<Value>) -> Answer {
         let bytes = body
@@ -93,13 +127,13 @@ impl Api {
 
     /// Uploads an artifact.
     pub fn upload(&self, wasm: &[u8]) -> Answer {
-        let path = format!("tenants/default/artifacts/{}", Digest::of(wasm));
+        let path = self.path(&format!("artifacts/{}", Digest::of(wasm)));
         self.send("PUT", &path, "content-type: application/wasm\r\n", wasm)
     }
 
     /// Makes a version of what was uploaded.
     pub fn new_version(&self, manifest: &Manifest, wasm: Digest) -> Answer {
-        let path = format!("tenants/default/apps/{}/versions", manifest.name);
+        let path = self.path(&format!("apps/{}/versions", manifest.name));
         let new = NewVersion {
             manifest: manifest.clone(),
             wasm,
@@ -120,7 +154,7 @@ impl Api {
         cause: DeploymentCause,
         expect: Option<Revision>,
     ) -> Answer {
-        let path = format!("tenants/default/apps/{app}/deployments");
+        let path = self.path(&format!("apps/{app}/deployments"));
         let new = NewDeployment {
             version,
             cause,

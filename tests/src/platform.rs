@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use model::api::Deployed;
 use model::upgrade::Upgraded;
-use model::{AppName, Manifest};
+use model::{AppName, Manifest, TenantName};
 use tempfile::TempDir;
 
 use crate::{Api, Connection, Ran, Reply, command_line, eventually, guest, parent, run, workers};
@@ -245,7 +245,7 @@ impl Platform {
         Connection::open(self.listen, &self.host(app)).expect("the platform accepts")
     }
 
-    /// The host that an app answers at.
+    /// The host that an app answers at. Another tenant's app is named `APP.TENANT`, here and wherever an app is asked.
     pub fn host(&self, app: &str) -> String {
         format!("{app}.localhost:{}", self.listen.port())
     }
@@ -438,6 +438,7 @@ fn addresses(folder: &Path, ready: &str) -> (SocketAddr, Api) {
         Api {
             address: address(&ready["api"]),
             token: token.trim().to_owned(),
+            tenant: TenantName::default_tenant(),
         },
     )
 }

@@ -20,6 +20,7 @@ mod restore;
 mod rollout;
 mod routes;
 mod settings;
+mod tenants;
 mod tokens;
 mod turns;
 mod versions;

@@ -69,15 +69,22 @@ impl Turns {
         }
     }
 
+    /// Joins the tenant's line; without one, the platform's own, which is never full: a request waits for each of its
+    /// places but one, and workers bound those by [`limits::LOADING`]. After an upgrade of the engine, that is every app.
     fn join(&self, tenant: Option<TenantName>) -> Result<(Place<'_>, Arc<Semaphore>), TurnError> {
         let mut lines = self.lines();
-        let all: u64 = lines.values().map(|line| line.waiting).sum();
-        full(all, limits::COMPILES_WAITING.default)?;
+        if tenant.is_some() {
+            let tenants = lines.iter().filter(|(tenant, _)| tenant.is_some());
+            let all = tenants.map(|(_, line)| line.waiting).sum();
+            full(all, limits::COMPILES_WAITING.default)?;
+        }
         let line = lines.entry(tenant.clone()).or_insert_with(|| Line {
             waiting: 0,
             turn: Arc::new(Semaphore::new(1)),
         });
-        full(line.waiting, limits::COMPILES_WAITING_TENANT.default)?;
+        if tenant.is_some() {
+            full(line.waiting, limits::COMPILES_WAITING_TENANT.default)?;
+        }
         line.waiting += 1;
         let turn = line.turn.clone();
         Ok((
@@ -141,5 +148,18 @@ mod tests {
         second.await.unwrap();
         drop(places);
         assert_eq!(turns.waiting(), 0);
+    }
+
+    /// When the engine was upgraded, every app's first request waits here at once; the seventeenth was refused, and its
+    /// app with it for half a minute.
+    #[tokio::test]
+    async fn what_requests_wait_for_is_never_turned_away_and_takes_no_tenants_place() {
+        let turns = Turns::new();
+        let most = limits::COMPILES_WAITING.default;
+        let places: Vec<_> = (0..2 * most).map(|_| turns.join(None).unwrap()).collect();
+        let alice: TenantName = "alice".parse().unwrap();
+        turns.take(Some(&alice)).await.unwrap();
+        assert_eq!(turns.waiting(), 2 * most);
+        drop(places);
     }
 }

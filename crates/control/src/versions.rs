@@ -5,7 +5,7 @@ use model::{AppId, AppName, Digest, Import, ManifestError, TenantName, Version, 
 
 use crate::control::Platform;
 use crate::natives::NativeError;
-use crate::records::{RecordsError, apps, deployments, uploads, versions};
+use crate::records::{RecordsError, apps, deployments, tenants, uploads, versions};
 use crate::routes::{self, RouteRefusal};
 
 /// Why a version was not made.
@@ -102,7 +102,7 @@ async fn admit(platform: &Platform, id: &AppId, wasm: Digest) -> Result<u64, Ver
     platform
         .records
         .write(move |t| {
-            if !apps::tenant_exists(t, &id.tenant)? {
+            if !tenants::exists(t, &id.tenant)? {
                 return Err(VersionError::NoTenant(id.tenant));
             }
             let bytes = uploads::find(t, &id.tenant, &wasm)?;

@@ -5,7 +5,7 @@ use model::TenantName;
 
 use crate::commands::{
     apps, backup, build, completions, delete, deploy, doctor, inspect, limits, logs, new, restore,
-    rollback, status, token, up, upgrade, versions,
+    rollback, status, tenant, token, up, upgrade, versions,
 };
 use crate::failure::EXIT_CODES;
 
@@ -44,6 +44,7 @@ pub enum Command {
     Delete(delete::Options),
     Inspect(inspect::Options),
     Token(token::Options),
+    Tenant(tenant::Options),
     Status(status::Options),
     Doctor(doctor::Options),
     Backup(backup::Options),
@@ -150,6 +151,8 @@ mod tests {
             "midge token create ci --verb deploy --app shop --expires 30d",
             "midge token list",
             "midge token revoke abc",
+            "midge tenant create alice",
+            "midge tenant list --json",
             "midge status",
             "midge doctor --json",
             "midge backup b.tar",
@@ -173,6 +176,7 @@ mod tests {
             "midge versions Shop",
             "midge versions",
             "midge delete shop --tenant ../x",
+            "midge tenant create Alice",
         ] {
             assert!(
                 Arguments::try_parse_from(line.split(' ')).is_err(),

@@ -27,7 +27,7 @@ use clap::Parser as _;
 use args::{Arguments, Command};
 use commands::{
     apps, backup, build, completions, delete, deploy, doctor, inspect, limits, logs, new, restore,
-    rollback, status, token, up, upgrade, versions,
+    rollback, status, tenant, token, up, upgrade, versions,
 };
 use failure::{Exit, Failure, While as _};
 
@@ -50,6 +50,7 @@ fn main() -> ExitCode {
         Command::Delete(options) => wait_for(delete::run(&options)),
         Command::Inspect(options) => inspect::run(&options),
         Command::Token(options) => wait_for(token::run(&options)),
+        Command::Tenant(options) => wait_for(tenant::run(&options)),
         Command::Status(options) => wait_for(status::run(&options)),
         Command::Doctor(options) => doctor::run(options),
         Command::Backup(options) => wait_for(backup::run(&options)),

@@ -34,6 +34,13 @@ impl Problem {
     }
 }
 
+/// `POST /v1/tenants`; answered with its name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewTenant {
+    pub name: TenantName,
+}
+
 /// `POST /v1/tenants/{tenant}/artifacts/missing`: which of these must be uploaded?
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -74,10 +74,14 @@ limits! {
     SLOT_WAIT: Millis = fixed("slot-wait", Millis(50), "how long a request waits for a slot before it is refused with `overloaded`");
     SLOT_WAIT_BUSY: Millis = fixed("slot-wait-busy", Millis(1), "the same while others were refused within `slot-busy`: waiting would not help");
     SLOT_BUSY: Millis = fixed("slot-busy", Millis::secs(1), "how long after a refusal slots are taken to be wanting still");
+    QUARANTINE: Millis = fixed("quarantine", Millis::secs(10), "how long a worker does not run a version that failed too often; long enough to relieve its neighbours, short enough to notice that it was mended elsewhere");
+    QUARANTINE_WINDOW: Millis = fixed("quarantine-window", Millis::secs(10), "how far back a version's failures count towards its quarantine");
+    QUARANTINE_FAULTS: u64 = fixed("quarantine-faults", 100, "failures of a version by its own fault within `quarantine-window` that put it in quarantine; a version asked less often harms nobody");
+    QUARANTINE_SHARE: u64 = fixed("quarantine-share", 50, "percent of a version's invocations within `quarantine-window` that must have failed so, lest one bad request in many takes a working app away");
     RESIDENT: u64 = Limit { name: "node.resident-apps", default: 4_000, ceiling: 10_000,
         reason: "apps one worker keeps loaded; each takes a descriptor, 3 mappings and about 100 KiB" };
     LOADING: u64 = fixed("loading", 64, "apps one worker loads at once");
-    NATIVE_WAIT: Millis = fixed("native-wait", Millis::secs(5), "how long a worker waits for its supervisor to hand it native code");
+    NATIVE_WAIT: Millis = fixed("native-wait", Millis::secs(30), "how long a worker waits for its supervisor to hand it native code; after an upgrade of the engine that of every app is made anew, one after the other");
     LOG_QUEUE: Size = fixed("log-queue", Size::mib(4), "log bytes a worker holds for its supervisor; beyond, lines are dropped and counted");
     LOG_BATCH: Size = fixed("log-batch", Size::kib(64), "log bytes a worker gathers before it hands them to its supervisor");
     LOG_DELAY: Millis = fixed("log-delay", Millis(20), "how long a worker gathers log lines before it hands them to its supervisor");
@@ -158,6 +162,7 @@ limits! {
     RECORDS_QUEUE: u64 = fixed("records-queue", 1_024, "questions and changes that wait for the records");
     RECORDS_WAIT: Millis = fixed("records-wait", Millis::secs(10), "how long a question or change waits for a place in that queue");
     DEPLOYS_WAITING: u64 = fixed("deploys-waiting", 256, "deployments that wait for their turn; beyond, one is refused with `deploy-queue-full`");
+    TENANTS: u64 = fixed("tenants", 10_000, "tenants of the platform; they are listed whole");
     TOKEN_LABEL: u64 = fixed("token-label", 200, "characters of a token's label");
     TOKENS_KEPT: Millis = fixed("tokens-kept", Millis::secs(30 * 86_400), "how long a token that ended is remembered, so that its bearer is told why");
     TOKENS: u64 = fixed("tokens", 1_000, "tokens of one tenant");

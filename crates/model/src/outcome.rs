@@ -75,6 +75,8 @@ outcomes! {
     MemoryLimit = "memory-limit", 503, Some(Fault::App);
     /// The invocation took longer than its wall time.
     WallLimit = "wall-limit", 504, Some(Fault::App);
+    /// The version failed too often of late; nothing was run. Retry later.
+    Quarantined = "quarantined", 503, Some(Fault::App);
     /// No slot came free in time; nothing was run. Retry later.
     Overloaded = "overloaded", 503, Some(Fault::Platform);
     /// The app's code is not on this node, or was refused; nothing was run.

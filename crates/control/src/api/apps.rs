@@ -1,4 +1,4 @@
-//! Tenants and apps: lists, one, and its end.
+//! Apps: lists, one, and its end.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,29 +6,19 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use model::api::{AppSummary, Live, Verb};
-use model::{AppId, Route, TenantName, VersionNumber};
+use model::{AppId, Route, VersionNumber};
 
 use super::problem::Refused;
 use super::request::Place;
+use super::tenants;
 use crate::auth::{Caller, Reach};
 use crate::control::Platform;
 use crate::deploy::DeployError;
 use crate::records::apps::App;
 use crate::records::{RecordsError, apps, deployments};
 use crate::rollout;
-use crate::versions::VersionError;
 
 type Control = State<Arc<Platform>>;
-
-/// `GET /v1/tenants`: those within the caller's scope.
-pub(super) async fn tenants(
-    State(platform): Control,
-    caller: Caller,
-) -> Result<Json<Vec<TenantName>>, Refused> {
-    let mut all = platform.records.read(apps::tenants).await?;
-    all.retain(|tenant| caller.check(Verb::Read, Reach::Within(tenant)).is_ok());
-    Ok(Json(all))
-}
 
 /// `GET /v1/tenants/{tenant}/apps`: those within the caller's scope.
 pub(super) async fn list(
@@ -38,7 +28,7 @@ pub(super) async fn list(
 ) -> Result<Json<Vec<AppSummary>>, Refused> {
     let tenant = place.tenant()?;
     caller.check(Verb::Read, Reach::Within(&tenant))?;
-    check_tenant(&platform, &tenant).await?;
+    tenants::check(&platform, &tenant).await?;
     let (all, mut routes, deployed) = platform
         .records
         .read(move |c| {
@@ -91,23 +81,6 @@ pub(super) async fn delete(
     let id = place.app()?;
     caller.check(Verb::Admin, Reach::App(&id))?;
     Ok(Json(rollout::delete(&platform, &caller, id).await?))
-}
-
-/// Whether there is such a tenant.
-pub(super) async fn check_tenant(
-    platform: &Platform,
-    tenant: &TenantName,
-) -> Result<(), VersionError> {
-    let asked = tenant.clone();
-    let exists = platform
-        .records
-        .read(move |c| apps::tenant_exists(c, &asked))
-        .await?;
-    if exists {
-        Ok(())
-    } else {
-        Err(VersionError::NoTenant(tenant.clone()))
-    }
 }
 
 fn summary(

@@ -11,9 +11,9 @@ use model::{ArtifactKey, Digest, Hasher, Size, limits};
 use tempfile::TempPath;
 use tokio::io::AsyncWriteExt;
 
-use super::apps::check_tenant;
 use super::problem::Refused;
 use super::request::{self, Json, Place};
+use super::tenants;
 use crate::auth::{Caller, Reach};
 use crate::control::Platform;
 use crate::records::uploads;
@@ -30,7 +30,7 @@ pub(super) async fn missing(
 ) -> Result<axum::Json<Missing>, Refused> {
     let tenant = place.tenant()?;
     caller.check(Verb::Deploy, Reach::Within(&tenant))?;
-    check_tenant(&platform, &tenant).await?;
+    tenants::check(&platform, &tenant).await?;
     let all = std::mem::take(&mut asked.digests);
     let most = limits::MISSING.default;
     if all.len() as u64 > most {
@@ -64,7 +64,7 @@ pub(super) async fn upload(
 ) -> Result<StatusCode, Refused> {
     let (tenant, digest): (_, Digest) = (place.tenant()?, place.part("digest")?);
     caller.check(Verb::Deploy, Reach::Within(&tenant))?;
-    check_tenant(&platform, &tenant).await?;
+    tenants::check(&platform, &tenant).await?;
     let limit = platform.settings.wasm_limit;
     let kinds = ["application/wasm", "application/octet-stream"];
     request::check_media(request.headers(), &kinds)?;

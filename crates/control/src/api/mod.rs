@@ -13,6 +13,7 @@ mod platform;
 mod problem;
 mod request;
 mod server;
+mod tenants;
 mod tokens;
 mod versions;
 
@@ -54,7 +55,8 @@ fn operations(platform: &Arc<Platform>) -> Vec<Operation> {
         ("get", "/v1/tokens", ask(get(tokens::list))),
         ("post", "/v1/tokens", change(post(tokens::create))),
         ("delete", "/v1/tokens/{id}", change(delete(tokens::revoke))),
-        ("get", "/v1/tenants", ask(get(apps::tenants))),
+        ("get", "/v1/tenants", ask(get(tenants::list))),
+        ("post", "/v1/tenants", change(post(tenants::create))),
         ("post", "/artifacts/missing", ask(post(artifacts::missing))),
         ("put", "/artifacts/{digest}", artifact),
         ("get", "/apps", ask(get(apps::list))),

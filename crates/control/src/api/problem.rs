@@ -15,6 +15,7 @@ use crate::natives::NativeError;
 use crate::records::RecordsError;
 use crate::rollout::RolloutError;
 use crate::routes::RouteRefusal;
+use crate::tenants::TenantError;
 use crate::tokens::{AuthError, TokenError};
 use crate::turns::TurnError;
 use crate::versions::VersionError;
@@ -185,6 +186,17 @@ impl From<TokenError> for Refused {
             "the token cannot be made or ended",
             error.to_string(),
         )
+    }
+}
+
+impl From<TenantError> for Refused {
+    fn from(error: TenantError) -> Self {
+        let (status, code) = match error {
+            TenantError::Records(error) => return error.into(),
+            TenantError::Exists(_) => (409, "tenant-exists"),
+            TenantError::TooMany(_) => (409, "too-many-tenants"),
+        };
+        Self::new(status, code, "the tenant was not made", error.to_string())
     }
 }
 

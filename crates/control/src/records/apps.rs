@@ -36,18 +36,6 @@ pub(crate) struct Claimed {
     pub route: Route,
 }
 
-/// The tenants, by name.
-pub(crate) fn tenants(c: &Connection) -> Result<Vec<TenantName>, RecordsError> {
-    let mut ask = c.prepare_cached("SELECT name FROM tenants ORDER BY name")?;
-    let rows = ask.query_map([], |row| parsed(row, "name"))?;
-    Ok(rows.collect::<Result<_, _>>()?)
-}
-
-pub(crate) fn tenant_exists(c: &Connection, tenant: &TenantName) -> Result<bool, RecordsError> {
-    let mut ask = c.prepare_cached("SELECT 1 FROM tenants WHERE name = ?1")?;
-    Ok(ask.exists([tenant.as_str()])?)
-}
-
 /// The app, unless there is none or it was deleted.
 pub(crate) fn find(c: &Connection, id: &AppId) -> Result<Option<App>, RecordsError> {
     let mut ask =

@@ -10,6 +10,7 @@ pub(crate) mod generations;
 pub(crate) mod replies;
 mod row;
 mod schema;
+pub(crate) mod tenants;
 pub(crate) mod tokens;
 pub(crate) mod uploads;
 pub(crate) mod versions;

@@ -30,6 +30,9 @@ pub fn refusal(problem: &Problem) -> Failure {
 fn hint(problem: &Problem) -> Option<&'static str> {
     match (problem.code.as_str(), problem.status) {
         ("app-not-found", _) => Some("`midge apps` lists the apps there are"),
+        ("tenant-not-found" | "tenant-exists", _) => {
+            Some("`midge tenant list` lists the tenants there are")
+        }
         ("version-not-found", _) => Some("`midge versions APP` lists the versions there are"),
         (_, 401) => Some(
             "give another token with `--token` or `MIDGE_TOKEN`; `midge token create` makes one",

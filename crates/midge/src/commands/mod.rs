@@ -14,6 +14,7 @@ pub mod new;
 pub mod restore;
 pub mod rollback;
 pub mod status;
+pub mod tenant;
 pub mod token;
 pub mod up;
 pub mod upgrade;

@@ -124,6 +124,8 @@ impl Drop for Exchange {
         };
         progress.usage.wall_us =
             u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        // Who was refused before anything ran says nothing of the version.
+        let ran = progress.ended.is_some();
         let done = Done {
             method: self.method.as_str(),
             authority: self.authority.to_str().unwrap_or_default(),
@@ -134,8 +136,12 @@ impl Drop for Exchange {
             cold: progress.cold,
             client: &self.client,
         };
-        self.report
-            .finished(self.report.served(&self.app), &self.id, &done);
+        let served = self.report.served(&self.app);
+        self.report.finished(served, &self.id, &done);
+        if ran {
+            self.report
+                .judge(&self.app.entry, served, &self.id, outcome);
+        }
     }
 }
 

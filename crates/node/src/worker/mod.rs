@@ -8,6 +8,7 @@ mod gate;
 mod line;
 mod lru;
 mod outbox;
+mod quarantine;
 mod report;
 mod request_id;
 mod residents;

@@ -1,10 +1,11 @@
 //! What this worker has to say of its requests: log lines gathered in batches, and counts.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model::pipe::{Histogram, WorkerMetrics};
-use model::{AppId, LogStream, Outcome, TenantName, limits};
+use model::{AppId, Entry, LogStream, Outcome, TenantName, limits};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
@@ -24,6 +25,8 @@ pub struct Report {
     inner: Mutex<Inner>,
     /// A batch was begun, or is full.
     news: Notify,
+    /// Seconds since the worker began.
+    second: AtomicU32,
 }
 
 #[derive(Default)]
@@ -123,6 +126,34 @@ impl Report {
         self.wake_if(wake);
     }
 
+    /// The seconds for which an app is not to be run, because it failed too often; none if it may.
+    pub fn quarantined(&self, app: &App) -> Option<u32> {
+        let served = app.served.get()?;
+        served.quarantine.left(self.second.load(Relaxed))
+    }
+
+    /// An invocation that ran is over: if the version has failed too often now, its owner is told.
+    pub fn judge(&self, entry: &Entry, served: &Served, id: &RequestId, outcome: Outcome) {
+        let second = self.second.load(Relaxed);
+        let Some(begun) = served.quarantine.count(second, outcome) else {
+            return;
+        };
+        let text = format!(
+            "`{}` version {} is in quarantine for {}: {} of its last {} invocations failed by its own fault, this one \
+             with `{outcome}`; until then its requests are answered 503 `quarantined` here; a new deployment ends it at once",
+            entry.id.app,
+            entry.version,
+            limits::QUARANTINE.default,
+            begun.failed,
+            begun.ended,
+        );
+        // Beside what the tenant may write: whoever floods its log must still learn this.
+        let wake = self.lock().lines.write(|batch| {
+            line::output(batch, served, now_ms(), id, LogStream::Platform, &text);
+        });
+        self.wake_if(wake);
+    }
+
     /// Waits for a batch that is full or old enough. Nothing is lost if the future is dropped.
     pub async fn batch(&self) -> Vec<u8> {
         loop {
@@ -161,6 +192,7 @@ impl Report {
 
     /// A second has passed; each tenant may write again.
     pub fn second(&self) {
+        self.second.store(self.second.load(Relaxed) + 1, Relaxed);
         self.lock().output.clear();
     }
 

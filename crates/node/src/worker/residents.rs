@@ -247,12 +247,12 @@ mod tests {
     async fn an_answer_that_does_not_come_is_not_waited_for() {
         let residents = Residents::<u8>::new(4);
         let waits = async {
-            for second in 0..=5 {
+            for second in 0..=30 {
                 tokio::task::yield_now().await;
                 residents.tick(second);
             }
             // Nobody waits any more.
-            arrive(&residents, 1, 6);
+            arrive(&residents, 1, 31);
         };
         let (got, ()) = tokio::join!(residents.load(key(1), 0, || {}), waits);
         assert_eq!(got.unwrap_err(), Missing::Late);

@@ -104,6 +104,18 @@ pub fn refuse(
     response
 }
 
+/// The refusal of a version in quarantine, which is run again in so many seconds.
+pub fn refuse_quarantined(
+    seconds: u32,
+    exchange: Arc<Exchange>,
+    link: Rc<Link>,
+) -> Response<Reply> {
+    let mut response = refuse(Outcome::Quarantined, exchange.id, Some(exchange), link);
+    let seconds = HeaderValue::from(seconds);
+    response.headers_mut().insert(RETRY_AFTER, seconds);
+    response
+}
+
 /// A refusal of hyper's own, which it makes of what it cannot read, in the form of [`refuse`]; none if `head` is
 /// anything else. It says already that the connection ends.
 pub fn complete(head: &[u8], id: impl FnOnce() -> RequestId) -> Option<Bytes> {
@@ -146,6 +158,7 @@ fn ends_connection(outcome: Outcome) -> bool {
         | Outcome::CpuLimit
         | Outcome::MemoryLimit
         | Outcome::WallLimit
+        | Outcome::Quarantined
         | Outcome::Overloaded
         | Outcome::Unavailable
         | Outcome::Internal => false,
@@ -169,6 +182,7 @@ fn line(outcome: Outcome) -> &'static str {
         | Outcome::CpuLimit
         | Outcome::MemoryLimit
         | Outcome::WallLimit => "the app failed\n",
+        Outcome::Quarantined => "the app failed too often; it is tried again in a moment\n",
         Outcome::Overloaded => "too many requests at once; retry in a moment\n",
         Outcome::Unavailable => "the app is not available\n",
         Outcome::Internal => "the platform failed\n",

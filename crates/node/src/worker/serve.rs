@@ -1,4 +1,4 @@
-//! One request, from its head to its reply: gate, route, slot, code, run. Each step that refuses has an outcome.
+//! One request, from its head to its reply: gate, route, quarantine, slot, code, run. Each step that refuses has an outcome.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -20,7 +20,7 @@ use super::outbox::Outbox;
 use super::report::{Report, now_ms};
 use super::request_id::RequestIds;
 use super::residents::Residents;
-use super::respond::{Reply, pass, refuse};
+use super::respond::{Reply, pass, refuse, refuse_quarantined};
 use super::table::{Table, canonical_host};
 use super::upload;
 
@@ -72,6 +72,9 @@ pub async fn serve(
         began,
     };
     let exchange = Arc::new(Exchange::begin(&worker.report, beginning));
+    if let Some(seconds) = worker.report.quarantined(&exchange.app) {
+        return refuse_quarantined(seconds, exchange, link);
+    }
     match invoke(&worker, &link, &exchange, authority, parts, incoming).await {
         Ok(response) => pass(response, exchange, link),
         Err(outcome) => refuse(outcome, id, Some(exchange), link),

@@ -5,9 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use model::pipe::AppMetrics;
 use model::{AppId, Entry, Outcome, Usage};
 
+use super::quarantine::Quarantine;
+
 /// An app's counts and its log lines' fixed parts, for one version of it.
 pub struct Served {
     pub tally: Arc<Tally>,
+    pub quarantine: Quarantine,
     /// The beginning of each log line, up to the time.
     pub line_begin: Box<str>,
     /// From the time to the request's id.
@@ -21,6 +24,7 @@ impl Served {
         // Names and digests have no characters that JSON escapes.
         Self {
             tally,
+            quarantine: Quarantine::default(),
             line_begin: format!("{tenant}/{app}\t{{\"time_ms\":").into(),
             line_middle: format!(
                 ",\"tenant\":\"{tenant}\",\"app\":\"{app}\",\"version\":{version},\"digest\":\"{digest}\",\"request\":\""

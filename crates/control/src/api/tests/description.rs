@@ -61,6 +61,7 @@ fn bodies() -> BTreeMap<&'static str, Value> {
                 json!({ "type": "a", "code": "a", "title": "a", "status": 1, "detail": "a" }),
             ),
         ),
+        ("NewTenant", same::<api::NewTenant>(json!({ "name": "a" }))),
         ("Missing", same::<api::Missing>(json!({ "digests": [] }))),
         (
             "RouteClaim",

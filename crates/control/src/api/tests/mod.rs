@@ -9,6 +9,7 @@ mod deployments;
 mod description;
 mod operators;
 mod requests;
+mod tenants;
 mod tokens;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -257,16 +258,9 @@ impl Api {
         self.post("/v1/tokens", body).await.ok()
     }
 
-    async fn tenant(&self, name: &'static str) {
-        let made: Result<(), crate::records::RecordsError> = self
-            .platform()
-            .records
-            .write(move |t| {
-                t.execute("INSERT INTO tenants (name) VALUES (?1)", [name])?;
-                Ok(())
-            })
-            .await;
-        made.unwrap();
+    async fn tenant(&self, name: &str) {
+        let made = self.post("/v1/tenants", json!({ "name": name })).await;
+        assert_eq!(made.status, 201, "{made:?}");
     }
 
     fn report(&self, generation: u64, refusals: &[&str]) {

@@ -1,0 +1,125 @@
+//! Tenants: each has apps, tokens and hosts of its own, and sees and changes nothing of another's.
+
+use serde_json::json;
+use tests::{Platform, bare, guest, manifest_of};
+
+#[test]
+fn two_tenants_know_nothing_of_each_other() {
+    let platform = Platform::start();
+    let (alice, bob) = (
+        platform.api.new_tenant("alice"),
+        platform.api.new_tenant("bob"),
+    );
+    alice.deploy(&bare("shop"), &guest("hello"));
+    bob.deploy(&bare("shop"), &guest("headers"));
+    platform
+        .get("shop.alice", "/")
+        .is(200)
+        .says("Hello, Midge!\n");
+    platform.get("shop.bob", "/").is(200).mentions("method GET");
+
+    // Whatever bob's token asks of alice, it is refused, and for all it says she may not be there.
+    for (method, path, body) in [
+        ("GET", "apps", None),
+        ("GET", "apps/shop", None),
+        ("GET", "apps/shop/versions", None),
+        ("GET", "apps/shop/deployments", None),
+        ("GET", "apps/shop/deployment", None),
+        ("GET", "apps/shop/logs", None),
+        ("DELETE", "apps/shop", None),
+        (
+            "POST",
+            "apps/shop/deployments",
+            Some(json!({ "version": 1, "cause": "deploy" })),
+        ),
+        ("POST", "artifacts/missing", Some(json!({ "digests": [] }))),
+    ] {
+        for tenant in ["alice", "nobody"] {
+            let path = format!("tenants/{tenant}/{path}");
+            bob.ask(method, &path, body.clone())
+                .refuses(403, "scope", "yours does not");
+        }
+    }
+    bob.of("alice")
+        .publish_or_refuse(&bare("shop"), &guest("headers"))
+        .refuses(403, "scope", "yours does not");
+    assert_eq!(bob.get("tenants").is(200).json, json!(["bob"]));
+    let another = json!({ "name": "carol" });
+    bob.ask("POST", "tenants", Some(another))
+        .refuses(403, "scope", "the platform");
+    let for_alice = json!({ "scope": { "tenant": "alice", "verb": "read" } });
+    bob.ask("POST", "tokens", Some(for_alice))
+        .refuses(403, "scope", "within its own scope");
+
+    // Alice's upload is hers: who only knows its digest has not got it.
+    let digest = model::Digest::of(&guest("hello"));
+    bob.new_version(&bare("thief"), digest).refuses(
+        422,
+        "artifact-missing",
+        "not uploaded by this tenant",
+    );
+    platform
+        .get("shop.alice", "/")
+        .is(200)
+        .says("Hello, Midge!\n");
+}
+
+#[test]
+fn a_host_belongs_to_the_tenant_that_claimed_it() {
+    let platform = Platform::start();
+    let (alice, bob) = (
+        platform.api.new_tenant("alice"),
+        platform.api.new_tenant("bob"),
+    );
+    let claim = |host: &str| manifest_of("shop", &format!("[[route]]\nhost = '{host}'\n"));
+    alice.deploy(&claim("shop.example"), &guest("hello"));
+    let version = bob.publish(&claim("other.example"), &guest("headers"));
+    bob.serve("shop", version.number, model::DeploymentCause::Deploy);
+    let taken = bob.publish(&claim("shop.example"), &guest("headers"));
+    let deploy = model::DeploymentCause::Deploy;
+    bob.move_to("shop", Some(taken.number), deploy, None)
+        .refuses(409, "route-taken", "another tenant");
+    bob.publish_or_refuse(&claim("shop.alice.localhost"), &guest("headers"))
+        .refuses(422, "route-reserved", "shop.bob.localhost");
+    let ask = |host: &str| {
+        let mut connection = tests::Connection::open(platform.listen, host).unwrap();
+        connection.get("/").unwrap()
+    };
+    ask("shop.example").is(200).says("Hello, Midge!\n");
+    ask("other.example").is(200).mentions("method GET");
+}
+
+#[test]
+fn the_command_line_makes_tenants_and_deploys_for_them() {
+    let platform = Platform::start();
+    let file = platform.folder().join("shop.wasm");
+    std::fs::write(&file, guest("hello")).unwrap();
+    let file = file.to_str().unwrap();
+    platform
+        .run(&["deploy", file, "--tenant", "alice"])
+        .exits(3)
+        .says("there is no tenant `alice`")
+        .says("midge tenant list");
+    platform
+        .run(&["tenant", "create", "alice"])
+        .exits(0)
+        .says("made the tenant alice");
+    platform
+        .run(&["tenant", "create", "alice"])
+        .exits(3)
+        .says("there is a tenant `alice` already");
+    platform.run(&["deploy", file]).exits(0);
+    platform
+        .run(&["deploy", file, "--tenant", "alice"])
+        .exits(0)
+        .says("shop.alice.localhost");
+    platform.get("shop.alice", "/").is(200);
+    platform
+        .run(&["delete", "shop", "--yes", "--tenant", "alice"])
+        .exits(0);
+    platform.get("shop.alice", "/").is(404);
+    platform.get("shop", "/").is(200);
+    platform.run(&["tenant", "list"]).exits(0).says("alice");
+    let listed = platform.run(&["tenant", "list", "--json"]).exits(0).json();
+    assert_eq!(listed, json!(["alice", "default"]));
+}

@@ -11,7 +11,9 @@ use model::api::Deployed;
 use model::{AppName, Manifest};
 use tempfile::TempDir;
 
-use crate::{Api, Connection, Ran, Reply, command_line, eventually, guest, run, workers};
+use crate::{
+    Api, Connection, Ran, Reply, command_line, descendants, eventually, guest, lives, run, workers,
+};
 
 /// The binary, built in the same profile as this program.
 pub fn binary() -> PathBuf {
@@ -173,10 +175,24 @@ impl Platform {
             process.kill().expect("a child can be killed");
             process.wait().expect("a child can be waited for");
             eventually("workers go when their supervisor is gone", || {
-                let alive = |id: &u32| Path::new(&format!("/proc/{id}/exe")).read_link().is_ok();
-                (!orphans.iter().any(alive)).then_some(())
+                (!orphans.iter().any(|id| lives(*id))).then_some(())
             });
         }
+    }
+
+    /// Ends all of its processes at once, whatever they are doing.
+    pub fn kill_tree(&mut self) {
+        let mut process = self.process.take().expect("the platform runs");
+        let tree = descendants(process.id());
+        process.kill().expect("a child can be killed");
+        for id in &tree {
+            // SAFETY: a signal to a process of ours; one that has just ended of itself gets none.
+            unsafe { libc::kill(*id as libc::pid_t, libc::SIGKILL) };
+        }
+        process.wait().expect("a child can be waited for");
+        eventually("a killed process is gone", || {
+            (!tree.iter().any(|id| lives(*id))).then_some(())
+        });
     }
 
     /// Deploys a guest under a name, without a manifest of its own, and waits until it is live.

@@ -48,7 +48,7 @@ pub fn deploys(count: u32, seed: u64) -> String {
         Duration::from_millis(2),
         pointer.clone(),
     );
-    let mut chance = seed;
+    let mut chance = Chance(seed);
     // What was deployed, oldest first: a rollback goes to the one before.
     let mut history: Vec<(VersionNumber, u32)> = vec![(first, 1)];
     let mut newest = 1;
@@ -56,10 +56,7 @@ pub fn deploys(count: u32, seed: u64) -> String {
     for turn in 1..=count {
         let due = began + Duration::from_millis(200) * turn;
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        chance = chance
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        let back = history.len() > 1 && chance >> 62 == 0;
+        let back = history.len() > 1 && chance.below(4) == 0;
         if back {
             history.pop();
             let (version, number) = *history.last().expect("one is left");
@@ -156,12 +153,9 @@ pub fn residue(count: u32, seed: u64) -> String {
     };
     // Who looks after it has filled finds something wherever a guest can see it: looking works.
     ask(&mut connection, "both-0", "7");
-    let mut chance = seed;
+    let mut chance = Chance(seed);
     for turn in 0..count {
-        chance = chance
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        let number = (chance >> 33) as u32 % APPS;
+        let number = chance.below(APPS as usize);
         match turn % 2 {
             0 => ask(&mut connection, &format!("fill-{number}"), "0"),
             _ => ask(&mut connection, &format!("look-{number}"), "0"),
@@ -252,4 +246,17 @@ fn canary(pages: u32, fills: bool, looks: bool) -> Vec<u8> {
                 (drop (call $write (i32.const 1) (i32.const 16) (i32.const 1) (i32.const 24)))))"#
     );
     wat::parse_str(&wat).unwrap_or_else(|error| panic!("{error}\n{wat}"))
+}
+
+/// Numbers that a seed brings back.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        ((self.0 >> 33) % limit as u64) as usize
+    }
 }

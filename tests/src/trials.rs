@@ -1,8 +1,9 @@
 //! The long trials: `cargo xtask soak` runs them at their full counts, the tests at a twentieth.
 
+mod charged;
 mod flips;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use crate::load::Check;
 use crate::platform::manifest_of;
 use crate::{Connection, Load, Platform, Reply, guest, variant};
 
+pub use charged::{CHARGED, charged, cpu_us, is_charged};
 pub use flips::{FLIPS, flips};
 
 /// How many deploys and rollbacks `deploys` makes in full.
@@ -258,5 +260,20 @@ impl Chance {
             .wrapping_mul(6364136223846793005)
             .wrapping_add(1442695040888963407);
         ((self.0 >> 33) % limit as u64) as usize
+    }
+
+    fn shuffle<T>(&mut self, list: &mut [T]) {
+        for last in (1..list.len()).rev() {
+            list.swap(last, self.below(last + 1));
+        }
+    }
+}
+
+/// Says that it is over, also to threads beside one that panics.
+struct SetWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for SetWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }

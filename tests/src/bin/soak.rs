@@ -7,10 +7,11 @@ use tests::trials;
 
 type Trial = (&'static str, fn(u64) -> String);
 
-const TRIALS: [Trial; 3] = [
+const TRIALS: [Trial; 4] = [
     ("deploys", |seed| trials::deploys(trials::DEPLOYS, seed)),
     ("residue", |seed| trials::residue(trials::INSTANCES, seed)),
     ("flips", |seed| trials::flips(trials::FLIPS, seed)),
+    ("charged", |seed| trials::charged(trials::CHARGED, seed)),
 ];
 
 fn main() -> ExitCode {

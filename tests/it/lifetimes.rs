@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tests::load::Always;
-use tests::{Load, Platform, guest, run};
+use tests::{Load, Platform, guest, run, trials};
 
 fn hello_load(platform: &Platform) -> Load {
     let pause = Duration::from_millis(5);
@@ -170,6 +170,11 @@ fn a_restart_serves_what_was_served_last() {
         "[grant]\nenv = { RELEASE = '3' }",
     );
     platform.get("shop", "/").is(200).says("3");
+}
+
+#[test]
+fn what_was_acknowledged_outlives_any_crash_in_small() {
+    println!("{}", trials::crashes(trials::CRASHES / 20, 7));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The long trials: `cargo xtask soak` runs them at their full counts, the tests at a twentieth.
 
 mod charged;
+mod crashes;
 mod flips;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,6 +15,7 @@ use crate::platform::manifest_of;
 use crate::{Connection, Load, Platform, Reply, guest, variant};
 
 pub use charged::{CHARGED, charged, cpu_us, is_charged};
+pub use crashes::{CRASHES, crashes};
 pub use flips::{FLIPS, flips};
 
 /// How many deploys and rollbacks `deploys` makes in full.

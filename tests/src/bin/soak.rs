@@ -7,10 +7,11 @@ use tests::trials;
 
 type Trial = (&'static str, fn(u64) -> String);
 
-const TRIALS: [Trial; 4] = [
+const TRIALS: [Trial; 5] = [
     ("deploys", |seed| trials::deploys(trials::DEPLOYS, seed)),
     ("residue", |seed| trials::residue(trials::INSTANCES, seed)),
     ("flips", |seed| trials::flips(trials::FLIPS, seed)),
+    ("crashes", |seed| trials::crashes(trials::CRASHES, seed)),
     ("charged", |seed| trials::charged(trials::CHARGED, seed)),
 ];
 

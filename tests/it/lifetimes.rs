@@ -114,6 +114,11 @@ fn kept_by(platform: &Platform, worker: u32) -> tests::Connection {
 }
 
 #[test]
+fn a_killed_worker_costs_its_own_connections_alone_in_small() {
+    println!("{}", trials::worker_kills(trials::WORKER_KILLS / 20, 7));
+}
+
+#[test]
 fn a_silent_worker_is_replaced() {
     let platform = Platform::configured("workers = 2");
     platform.deploy("hello", &guest("hello"));

@@ -3,6 +3,7 @@
 mod charged;
 mod crashes;
 mod flips;
+mod worker_kills;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,6 +18,7 @@ use crate::{Connection, Load, Platform, Reply, guest, variant};
 pub use charged::{CHARGED, charged, cpu_us, is_charged};
 pub use crashes::{CRASHES, crashes};
 pub use flips::{FLIPS, flips};
+pub use worker_kills::{WORKER_KILLS, worker_kills};
 
 /// How many deploys and rollbacks `deploys` makes in full.
 pub const DEPLOYS: u32 = 1_000;

@@ -7,11 +7,14 @@ use tests::trials;
 
 type Trial = (&'static str, fn(u64) -> String);
 
-const TRIALS: [Trial; 5] = [
+const TRIALS: [Trial; 6] = [
     ("deploys", |seed| trials::deploys(trials::DEPLOYS, seed)),
     ("residue", |seed| trials::residue(trials::INSTANCES, seed)),
     ("flips", |seed| trials::flips(trials::FLIPS, seed)),
     ("crashes", |seed| trials::crashes(trials::CRASHES, seed)),
+    ("worker-kills", |seed| {
+        trials::worker_kills(trials::WORKER_KILLS, seed)
+    }),
     ("charged", |seed| trials::charged(trials::CHARGED, seed)),
 ];
 

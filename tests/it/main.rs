@@ -17,6 +17,7 @@ mod lifetimes;
 mod limits;
 mod machine;
 mod operator;
+mod parked;
 mod reference;
 mod requests;
 mod siege;

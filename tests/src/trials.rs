@@ -3,6 +3,7 @@
 mod charged;
 mod crashes;
 mod flips;
+mod parked;
 mod worker_kills;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,6 +19,7 @@ use crate::{Connection, Load, Platform, Reply, guest, variant};
 pub use charged::{CHARGED, charged, cpu_us, is_charged};
 pub use crashes::{CRASHES, crashes};
 pub use flips::{FLIPS, flips};
+pub use parked::{PARKED, parked};
 pub use worker_kills::{WORKER_KILLS, worker_kills};
 
 /// How many deploys and rollbacks `deploys` makes in full.

@@ -7,7 +7,7 @@ use tests::trials;
 
 type Trial = (&'static str, fn(u64) -> String);
 
-const TRIALS: [Trial; 6] = [
+const TRIALS: [Trial; 7] = [
     ("deploys", |seed| trials::deploys(trials::DEPLOYS, seed)),
     ("residue", |seed| trials::residue(trials::INSTANCES, seed)),
     ("flips", |seed| trials::flips(trials::FLIPS, seed)),
@@ -15,6 +15,7 @@ const TRIALS: [Trial; 6] = [
     ("worker-kills", |seed| {
         trials::worker_kills(trials::WORKER_KILLS, seed)
     }),
+    ("parked", |seed| trials::parked(trials::PARKED, seed)),
     ("charged", |seed| trials::charged(trials::CHARGED, seed)),
 ];
 

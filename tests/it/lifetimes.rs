@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tests::load::Always;
-use tests::{Load, Platform, guest, run};
+use tests::{Load, Platform, guest, run, trials};
 
 fn hello_load(platform: &Platform) -> Load {
     let pause = Duration::from_millis(5);
@@ -114,6 +114,11 @@ fn kept_by(platform: &Platform, worker: u32) -> tests::Connection {
 }
 
 #[test]
+fn a_killed_worker_costs_its_own_connections_alone_in_small() {
+    println!("{}", trials::worker_kills(trials::WORKER_KILLS / 20, 7));
+}
+
+#[test]
 fn a_silent_worker_is_replaced() {
     let platform = Platform::configured("workers = 2");
     platform.deploy("hello", &guest("hello"));
@@ -170,6 +175,11 @@ fn a_restart_serves_what_was_served_last() {
         "[grant]\nenv = { RELEASE = '3' }",
     );
     platform.get("shop", "/").is(200).says("3");
+}
+
+#[test]
+fn what_was_acknowledged_outlives_any_crash_in_small() {
+    println!("{}", trials::crashes(trials::CRASHES / 20, 7));
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod lifetimes;
 mod limits;
 mod machine;
 mod operator;
+mod parked;
 mod quarantine;
 mod reference;
 mod requests;

@@ -1,5 +1,6 @@
 //! The control API as a script would use it: bodies from `model::api`, everything else plain HTTP.
 
+use std::io;
 use std::net::SocketAddr;
 
 use model::api::{Deployed, NewDeployment, NewVersion};
@@ -104,8 +105,19 @@ impl Api {
 
     /// Sends bytes with header lines.
     pub fn send(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
-        let mut connection =
-            Connection::open(self.address, &self.address.to_string()).expect("the API accepts");
+        self.try_send(method, path, headers, body)
+            .unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+    }
+
+    /// Sends bytes with header lines to a platform that may end meanwhile.
+    pub fn try_send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: &[u8],
+    ) -> io::Result<Answer> {
+        let mut connection = Connection::open(self.address, &self.address.to_string())?;
         let path = match path.strip_prefix('/') {
             Some(_) => path.to_owned(),
             None => format!("/v1/{path}"),
@@ -115,10 +127,9 @@ impl Api {
             token => format!("authorization: Bearer {token}\r\n"),
         };
         let headers = format!("{authorization}{headers}");
-        let reply = connection.request(method, &path, &headers, body);
-        let reply = reply.unwrap_or_else(|error| panic!("{method} {path}: {error}"));
+        let reply = connection.request(method, &path, &headers, body)?;
         let json = serde_json::from_slice(&reply.body).unwrap_or(Value::Null);
-        Answer { reply, json }
+        Ok(Answer { reply, json })
     }
 
     pub fn get(&self, path: &str) -> Answer {

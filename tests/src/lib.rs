@@ -19,5 +19,8 @@ pub use command_line::{Ran, run};
 pub use guest::{Guest, guest, variant};
 pub use load::{Load, Report};
 pub use platform::{Platform, Settings, bare, binary, manifest_of};
-pub use process::{children, cpu_seconds, parent, pin, private_bytes, serves, workers};
+pub use process::{
+    children, clients, cpu_seconds, descendants, is_stopped, lives, parent, pin, private_bytes,
+    serves, workers,
+};
 pub use wait::{eventually, skip};

@@ -12,7 +12,10 @@ use model::upgrade::Upgraded;
 use model::{AppName, Manifest, TenantName};
 use tempfile::TempDir;
 
-use crate::{Api, Connection, Ran, Reply, command_line, eventually, guest, parent, run, workers};
+use crate::{
+    Api, Connection, Ran, Reply, command_line, descendants, eventually, guest, lives, parent, run,
+    workers,
+};
 
 /// The binary, built in the same profile as this program.
 pub fn binary() -> PathBuf {
@@ -222,10 +225,23 @@ impl Platform {
             let orphans = workers(process.id());
             process.kill();
             eventually("workers go when their supervisor is gone", || {
-                let alive = |id: &u32| Path::new(&format!("/proc/{id}/exe")).read_link().is_ok();
-                (!orphans.iter().any(alive)).then_some(())
+                (!orphans.iter().any(|id| lives(*id))).then_some(())
             });
         }
+    }
+
+    /// Ends all of its processes at once, whatever they are doing.
+    pub fn kill_tree(&mut self) {
+        let mut process = self.process.take().expect("the platform runs");
+        let tree = descendants(process.id());
+        process.kill();
+        for id in &tree {
+            // SAFETY: a signal to a process of ours; one that has just ended of itself gets none.
+            unsafe { libc::kill(*id as libc::pid_t, libc::SIGKILL) };
+        }
+        eventually("a killed process is gone", || {
+            (!tree.iter().any(|id| lives(*id))).then_some(())
+        });
     }
 
     /// Deploys a guest under a name, without a manifest of its own, and waits until it is live.

@@ -1,6 +1,8 @@
 //! What the operating system says of processes: children, CPU time, memory; and staying on a core.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::path::{Path, PathBuf};
 
 /// The direct children of a process.
 pub fn children(parent_id: u32) -> Vec<u32> {
@@ -16,6 +18,27 @@ pub fn parent(id: u32) -> Option<u32> {
         return None;
     }
     fields.get(1)?.parse().ok()
+}
+
+/// The children of a process, their children, and so on.
+pub fn descendants(id: u32) -> Vec<u32> {
+    let mut found = children(id);
+    let mut at = 0;
+    while let Some(next) = found.get(at) {
+        found.extend(children(*next));
+        at += 1;
+    }
+    found
+}
+
+/// Whether a process is there, be it stopped.
+pub fn lives(id: u32) -> bool {
+    fs::read_link(format!("/proc/{id}/exe")).is_ok()
+}
+
+/// Whether a process is stopped (SIGSTOP).
+pub fn is_stopped(id: u32) -> bool {
+    stat(id).is_some_and(|(state, _)| state == 'T')
 }
 
 /// The worker processes of a supervisor, in the order of their ids.
@@ -74,18 +97,25 @@ fn stat(id: u32) -> Option<(char, Vec<String>)> {
 
 /// Whether a process holds the other end of this connection, which lies on this machine.
 pub fn serves(id: u32, connection: &crate::Connection) -> bool {
-    let port = format!(":{:04X}", connection.address().port());
+    clients(id).contains(&connection.address().port())
+}
+
+/// The ports of those whose connections a process holds: accepted ones alone, not what waits in a backlog.
+pub fn clients(id: u32) -> BTreeSet<u16> {
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{id}/fd")) else {
+        return BTreeSet::new();
+    };
+    let held: BTreeSet<PathBuf> = descriptors
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .collect();
     let table = fs::read_to_string("/proc/net/tcp").expect("/proc can be read");
     // Of each line: number, local address, remote address, …, the socket's inode as the tenth.
-    let inode = table.lines().find_map(|line| {
+    let client = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        (fields.get(2)?.ends_with(&port))
-            .then(|| fields.get(9).map(|inode| format!("socket:[{inode}]")))?
-    });
-    let Some(inode) = inode else { return false };
-    let Ok(descriptors) = fs::read_dir(format!("/proc/{id}/fd")) else {
-        return false;
+        let socket = format!("socket:[{}]", fields.get(9)?);
+        let (_, port) = fields.get(2)?.split_once(':')?;
+        held.contains(Path::new(&socket))
+            .then(|| u16::from_str_radix(port, 16).ok())?
     };
-    let mut links = descriptors.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
-    links.any(|link| link.as_os_str() == inode.as_str())
+    table.lines().filter_map(client).collect()
 }

@@ -1,9 +1,13 @@
 //! The long trials: `cargo xtask soak` runs them at their full counts, the tests at a twentieth.
 
+mod charged;
+mod crashes;
 mod flips;
+mod parked;
 mod upgrades;
+mod worker_kills;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -13,8 +17,12 @@ use crate::load::Check;
 use crate::platform::manifest_of;
 use crate::{Connection, Load, Platform, Reply, guest, variant};
 
+pub use charged::{CHARGED, charged, cpu_us, is_charged};
+pub use crashes::{CRASHES, crashes};
 pub use flips::{FLIPS, flips};
+pub use parked::{PARKED, parked};
 pub use upgrades::{UPGRADES, upgrades};
+pub use worker_kills::{WORKER_KILLS, worker_kills};
 
 /// How many deploys and rollbacks `deploys` makes in full.
 pub const DEPLOYS: u32 = 1_000;
@@ -46,7 +54,7 @@ pub fn deploys(count: u32, seed: u64) -> String {
         Duration::from_millis(2),
         pointer.clone(),
     );
-    let mut chance = seed;
+    let mut chance = Chance(seed);
     // What was deployed, oldest first: a rollback goes to the one before.
     let mut history: Vec<(VersionNumber, u32)> = vec![(first, 1)];
     let mut newest = 1;
@@ -54,8 +62,7 @@ pub fn deploys(count: u32, seed: u64) -> String {
     for turn in 1..=count {
         let due = began + Duration::from_millis(200) * turn;
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        chance = next(chance);
-        let back = history.len() > 1 && chance >> 62 == 0;
+        let back = history.len() > 1 && chance.below(4) == 0;
         if back {
             history.pop();
             let (version, number) = *history.last().expect("one is left");
@@ -81,13 +88,6 @@ pub fn deploys(count: u32, seed: u64) -> String {
         report.requests,
         report.slowest.as_millis(),
     )
-}
-
-/// The chance after this one: a linear congruential generator, good enough to choose by, and the same for each seed.
-fn next(chance: u64) -> u64 {
-    chance
-        .wrapping_mul(6364136223846793005)
-        .wrapping_add(1442695040888963407)
 }
 
 /// Which releases were served, in order, and how many of them are known to be live.
@@ -165,10 +165,9 @@ pub fn residue(count: u32, seed: u64) -> String {
     };
     // Who looks after it has filled finds something wherever a guest can see it: looking works.
     ask(&mut connection, "both-0", "7");
-    let mut chance = seed;
+    let mut chance = Chance(seed);
     for turn in 0..count {
-        chance = next(chance);
-        let number = (chance >> 33) as u32 % APPS;
+        let number = chance.below(APPS as usize);
         match turn % 2 {
             0 => ask(&mut connection, &format!("fill-{number}"), "0"),
             _ => ask(&mut connection, &format!("look-{number}"), "0"),
@@ -259,4 +258,32 @@ fn canary(pages: u32, fills: bool, looks: bool) -> Vec<u8> {
                 (drop (call $write (i32.const 1) (i32.const 16) (i32.const 1) (i32.const 24)))))"#
     );
     wat::parse_str(&wat).unwrap_or_else(|error| panic!("{error}\n{wat}"))
+}
+
+/// Numbers that a seed brings back.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        ((self.0 >> 33) % limit as u64) as usize
+    }
+
+    fn shuffle<T>(&mut self, list: &mut [T]) {
+        for last in (1..list.len()).rev() {
+            list.swap(last, self.below(last + 1));
+        }
+    }
+}
+
+/// Says that it is over, also to threads beside one that panics.
+struct SetWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for SetWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }

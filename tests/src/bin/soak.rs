@@ -7,10 +7,16 @@ use tests::trials;
 
 type Trial = (&'static str, fn(u64) -> String);
 
-const TRIALS: [Trial; 4] = [
+const TRIALS: [Trial; 8] = [
     ("deploys", |seed| trials::deploys(trials::DEPLOYS, seed)),
     ("residue", |seed| trials::residue(trials::INSTANCES, seed)),
     ("flips", |seed| trials::flips(trials::FLIPS, seed)),
+    ("crashes", |seed| trials::crashes(trials::CRASHES, seed)),
+    ("worker-kills", |seed| {
+        trials::worker_kills(trials::WORKER_KILLS, seed)
+    }),
+    ("parked", |seed| trials::parked(trials::PARKED, seed)),
+    ("charged", |seed| trials::charged(trials::CHARGED, seed)),
     ("upgrades", |seed| trials::upgrades(trials::UPGRADES, seed)),
 ];
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use model::Digest;
 
+use super::Chance;
 use crate::{Platform, guest, variant};
 
 /// How many files `flips` changes in full.
@@ -245,14 +246,4 @@ fn files(folder: &Path) -> Vec<PathBuf> {
         .collect();
     files.sort();
     files
-}
-
-/// Numbers that a seed brings back.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = super::next(self.0);
-        ((self.0 >> 33) % limit as u64) as usize
-    }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use model::DeploymentCause;
 
-use super::Pointer;
+use super::{Chance, Pointer};
 use crate::load::Always;
 use crate::platform::{Leaving, manifest_of};
 use crate::{Connection, Load, Platform, guest};
@@ -55,13 +55,12 @@ pub fn upgrades(count: u32, seed: u64) -> String {
         Callers::start(4, &platform, "sum", upload),
     ];
 
-    let mut chance = seed;
+    let mut chance = Chance(seed);
     let mut leaving: Vec<Leaving> = Vec::new();
     let mut pauses = Vec::new();
     let began = Instant::now();
     for number in 1..=count {
-        chance = super::next(chance);
-        thread::sleep(Duration::from_millis(200 + (chance >> 33) % 1500));
+        thread::sleep(Duration::from_millis(200 + chance.below(1500) as u64));
         let (upgraded, old) = platform.upgrade();
         assert_eq!(upgraded.pid, platform.id());
         pauses.push(upgraded.api_pause_ms);

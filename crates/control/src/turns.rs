@@ -1,4 +1,5 @@
-//! Whose turn it is to compile: one upload at a time on the whole platform, and no tenant takes every place.
+//! Whose turn it is to compile: a few uploads at a time on the whole platform, one of each tenant, and no tenant takes
+//! every place.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -40,7 +41,7 @@ struct Place<'a> {
 impl Turns {
     pub fn new() -> Self {
         Self {
-            platform: Arc::new(Semaphore::new(1)),
+            platform: Arc::new(Semaphore::new(limits::COMPILES.default as usize)),
             lines: Mutex::default(),
         }
     }
@@ -128,7 +129,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn one_compiles_and_a_tenant_cannot_take_every_place() {
+    async fn a_tenant_compiles_one_at_a_time_and_cannot_take_every_place() {
         let turns = Turns::new();
         let name = |text: &str| -> TenantName { text.parse().unwrap() };
         let (alice, bob) = (name("alice"), name("bob"));
@@ -141,13 +142,33 @@ mod tests {
             turns.join(Some(alice.clone())),
             Err(TurnError::QueueFull { .. })
         ));
-        let mut second = Box::pin(turns.take(Some(&bob)));
-        let early = tokio::time::timeout(std::time::Duration::from_millis(10), &mut second).await;
-        assert!(early.is_err());
-        drop(first);
-        second.await.unwrap();
         drop(places);
+        let mut second = Box::pin(turns.take(Some(&alice)));
+        let soon = std::time::Duration::from_millis(10);
+        assert!(tokio::time::timeout(soon, &mut second).await.is_err());
+        // A neighbour does not wait for her.
+        drop(turns.take(Some(&bob)).await.unwrap());
+        drop(first);
+        drop(second.await.unwrap());
         assert_eq!(turns.waiting(), 0);
+    }
+
+    #[tokio::test]
+    async fn only_so_many_compile_at_once() {
+        let turns = Turns::new();
+        let tenants: Vec<TenantName> = (0..=limits::COMPILES.default)
+            .map(|number| format!("tenant-{number}").parse().unwrap())
+            .collect();
+        let (last, first) = tenants.split_last().unwrap();
+        let mut held = Vec::new();
+        for tenant in first {
+            held.push(turns.take(Some(tenant)).await.unwrap());
+        }
+        let mut next = Box::pin(turns.take(Some(last)));
+        let soon = std::time::Duration::from_millis(10);
+        assert!(tokio::time::timeout(soon, &mut next).await.is_err());
+        held.pop();
+        next.await.unwrap();
     }
 
     /// When the engine was upgraded, every app's first request waits here at once; the seventeenth was refused, and its

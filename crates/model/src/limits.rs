@@ -149,6 +149,7 @@ limits! {
     NATIVE: Size = fixed("native", Size::mib(256), "bytes of native code made from one upload");
     COMPILE_REPORT: Size = fixed("compile-report", Size::mib(1), "bytes of what a compile child says about an upload");
     COMPILE_WAIT: Millis = fixed("compile-wait", Millis::secs(600), "how long a version waits for its turn to compile");
+    COMPILES: u64 = fixed("compiles", 4, "compiles at once, one of each tenant: one that takes long does not hold up the next tenant's");
     COMPILES_WAITING_TENANT: u64 = fixed("compiles-waiting-tenant", 16, "compiles of one tenant that wait for their turn, so that one cannot take the whole queue");
     COMPILES_WAITING: u64 = fixed("compiles-waiting", 64, "compiles that wait for their turn; beyond, a deploy is refused with `compile-queue-full`");
 

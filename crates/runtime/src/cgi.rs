@@ -26,8 +26,26 @@ use crate::Facts;
 /// The most header bytes a command may write.
 const HEAD: usize = limits::CGI_HEAD.default.as_usize();
 
-/// A request's meta-variables (RFC 3875 §4.1), and every header field as `HTTP_…`.
-pub fn environment(parts: &request::Parts, facts: &Facts) -> Vec<(String, String)> {
+/// What a command is started with.
+pub struct Command {
+    pub parts: request::Parts,
+    pub facts: Facts,
+    pub body: Incoming,
+    pub stdout: Stdout,
+}
+
+impl Command {
+    pub fn stdin(&self) -> Stdin {
+        Stdin(self.body.clone())
+    }
+
+    /// The request's meta-variables (RFC 3875 §4.1), and every header field as `HTTP_…`: each as `NAME=value`.
+    pub fn environment(&self) -> Vec<String> {
+        environment(&self.parts, &self.facts)
+    }
+}
+
+fn environment(parts: &request::Parts, facts: &Facts) -> Vec<String> {
     let (host, port) = match facts.authority.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => (host, port),
         _ => (
@@ -35,7 +53,7 @@ pub fn environment(parts: &request::Parts, facts: &Facts) -> Vec<(String, String
             if facts.scheme == "https" { "443" } else { "80" },
         ),
     };
-    let mut environment: Vec<(String, String)> = [
+    let mut environment: Vec<String> = [
         ("GATEWAY_INTERFACE", "CGI/1.1"),
         ("REQUEST_METHOD", parts.method.as_str()),
         ("REQUEST_SCHEME", facts.scheme),
@@ -57,10 +75,10 @@ pub fn environment(parts: &request::Parts, facts: &Facts) -> Vec<(String, String
         ("REMOTE_PORT", &facts.client.port().to_string()),
         ("REQUEST_ID", &facts.request_id),
     ]
-    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .map(|(name, value)| format!("{name}={value}"))
     .into();
     if facts.scheme == "https" {
-        environment.push(("HTTPS".into(), "on".into()));
+        environment.push("HTTPS=on".into());
     }
     for name in parts.headers.keys() {
         let values: Vec<_> = parts
@@ -69,15 +87,16 @@ pub fn environment(parts: &request::Parts, facts: &Facts) -> Vec<(String, String
             .iter()
             .map(HeaderValue::as_bytes)
             .collect();
-        let value = String::from_utf8_lossy(&values.join(&b", "[..])).into_owned();
+        let value = values.join(&b", "[..]);
+        let value = String::from_utf8_lossy(&value);
         match name.as_str() {
-            "content-type" => environment.push(("CONTENT_TYPE".into(), value)),
-            "content-length" => environment.push(("CONTENT_LENGTH".into(), value)),
+            "content-type" => environment.push(format!("CONTENT_TYPE={value}")),
+            "content-length" => environment.push(format!("CONTENT_LENGTH={value}")),
             // Programs take `HTTP_PROXY` for their own configuration.
             "proxy" => {}
             name => {
                 let name = name.to_ascii_uppercase().replace('-', "_");
-                environment.push((format!("HTTP_{name}"), value));
+                environment.push(format!("HTTP_{name}={value}"));
             }
         }
     }
@@ -170,14 +189,16 @@ impl Stdout {
         }
     }
 
-    fn poll_room(&self, context: &mut Context<'_>) -> Poll<()> {
+    /// Resolves when there is room, or nobody takes anything any more.
+    pub fn poll_room(&self, context: &mut Context<'_>) -> Poll<()> {
         match &self.lock().stage {
             Stage::Body(body) => body.poll_room(context),
             Stage::Head(_) | Stage::Broken(_) => Poll::Ready(()),
         }
     }
 
-    fn room(&self) -> Result<usize, Closed> {
+    /// How many bytes may be written now.
+    pub fn room(&self) -> Result<usize, Closed> {
         match &self.lock().stage {
             Stage::Head(_) => Ok(HEAD),
             Stage::Body(body) => body.room(),
@@ -185,7 +206,8 @@ impl Stdout {
         }
     }
 
-    fn write(&self, bytes: Bytes) -> Result<(), Closed> {
+    /// Writes bytes for which there is room.
+    pub fn write(&self, bytes: Bytes) -> Result<(), Closed> {
         let mut output = self.lock();
         match &mut output.stage {
             Stage::Body(body) => body.write(bytes),

@@ -7,6 +7,7 @@ use capabilities::config::host::{ConfigData, ConfigView};
 use capabilities::http::host::{HttpContext, HttpData, HttpView};
 use capabilities::logs::{LineSink, Lines};
 use model::{Entry, LogStream, limits};
+use tokio::sync::oneshot;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{
@@ -14,6 +15,7 @@ use wasmtime_wasi::{
 };
 use wasmtime_wasi_io::IoView;
 
+use crate::cgi::{Command, Stdout};
 use crate::vitals::{MemoryLimiter, Vitals};
 
 /// A store's data.
@@ -22,13 +24,16 @@ pub struct Context {
     table: ResourceTable,
     /// Made when a guest first asks for it: many never do, and it costs about a microsecond.
     wasi: Option<WasiCtx>,
-    /// Set for command modules, which have it from the start.
-    pub preview1: Option<WasiP1Ctx>,
+    /// The same, for a command module.
+    preview1: Option<WasiP1Ctx>,
+    /// What a command is started with; none for a handler.
+    command: Option<Command>,
     pub http: HttpContext,
     pub memory: MemoryLimiter,
     pub vitals: Arc<Vitals>,
     sink: Arc<dyn LineSink>,
     output: Option<[Lines; 2]>,
+    environment: Option<Vec<String>>,
 }
 
 impl Context {
@@ -46,16 +51,32 @@ impl Context {
             table,
             wasi: None,
             preview1: None,
+            command: None,
             http,
             vitals,
             sink,
             output: None,
+            environment: None,
         }
     }
 
+    /// The store's data of a command.
+    pub fn for_command(
+        entry: Arc<Entry>,
+        command: Command,
+        vitals: Arc<Vitals>,
+        sink: Arc<dyn LineSink>,
+    ) -> Self {
+        // Commands answer on standard output: nobody listens to the other place.
+        let http = HttpContext::new(oneshot::channel().0);
+        let mut context = Self::new(entry, http, vitals, sink);
+        context.command = Some(command);
+        context
+    }
+
     /// WASI as every guest has it: its granted environment, coarse clocks, bounded randomness, its output to its log;
-    /// no files, no sockets.
-    pub fn wasi_builder(&mut self) -> WasiCtxBuilder {
+    /// no files, no sockets. A command has its request and its reply besides.
+    fn wasi_builder(&mut self) -> WasiCtxBuilder {
         let [stdout, stderr] = self.output();
         let mut builder = WasiCtxBuilder::new();
         builder
@@ -67,14 +88,55 @@ impl Context {
             .allow_tcp(false)
             .allow_udp(false)
             .allow_ip_name_lookup(false);
-        for (name, value) in &self.entry.grant.env {
+        if let Some(command) = &self.command {
+            let (stdin, stdout) = (command.stdin(), command.stdout.clone());
+            builder.arg("app").stdin(stdin).stdout(stdout);
+        }
+        for variable in self.environment() {
+            let (name, value) = variable.split_once('=').expect("a variable has a name");
             builder.env(name, value);
         }
         builder
     }
 
-    pub fn set_wasi(&mut self, wasi: WasiCtx) {
-        self.wasi = Some(wasi);
+    /// The guest's environment variables, each as `NAME=value`.
+    pub fn environment(&mut self) -> &[String] {
+        let granted = &self.entry.grant.env;
+        let command = &self.command;
+        self.environment.get_or_insert_with(|| {
+            let granted = granted
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"));
+            granted
+                .chain(command.iter().flat_map(Command::environment))
+                .collect()
+        })
+    }
+
+    /// The stock host of preview 1, made when it is first asked for.
+    pub fn preview1(&mut self) -> &mut WasiP1Ctx {
+        if self.preview1.is_none() {
+            self.preview1 = Some(self.wasi_builder().build_p1());
+        }
+        self.preview1.as_mut().expect("it was made above")
+    }
+
+    pub fn has_preview1(&self) -> bool {
+        self.preview1.is_some()
+    }
+
+    /// Where a command writes its reply.
+    pub fn stdout(&self) -> Stdout {
+        let command = self.command.as_ref();
+        command
+            .expect("only commands are linked with preview 1")
+            .stdout
+            .clone()
+    }
+
+    pub fn stderr(&mut self) -> Lines {
+        let [_, stderr] = self.output();
+        stderr
     }
 
     fn output(&mut self) -> [Lines; 2] {

@@ -9,6 +9,7 @@ use wasmtime::{
 };
 
 use crate::context::Context;
+use crate::preview1;
 use crate::ticker::Ticker;
 
 /// The engine's exact version; a test holds it against the lock file.
@@ -89,12 +90,7 @@ pub(crate) fn link_components(
 /// Everything a command module may import.
 pub(crate) fn link_modules(wasm: &wasmtime::Engine) -> wasmtime::Result<wasmtime::Linker<Context>> {
     let mut linker = wasmtime::Linker::new(wasm);
-    wasmtime_wasi::p1::add_to_linker_async(&mut linker, |context: &mut Context| {
-        context
-            .preview1
-            .as_mut()
-            .expect("a command module's store is made with it")
-    })?;
+    preview1::add_to_linker(&mut linker)?;
     Ok(linker)
 }
 

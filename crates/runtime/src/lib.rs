@@ -8,6 +8,7 @@ mod context;
 mod engine;
 mod outcome;
 mod pool;
+mod preview1;
 mod run;
 mod ticker;
 mod turns;

@@ -380,27 +380,19 @@ async fn call(
         }
         linked => {
             let stdout = cgi::Stdout::new(answer);
-            // Commands answer on standard output: nobody listens to the other place.
-            let mut context = Context::new(
-                entry,
-                HttpContext::new(oneshot::channel().0),
-                vitals.clone(),
-                sink,
-            );
-            let mut wasi = context.wasi_builder();
-            wasi.arg("app")
-                .stdin(cgi::Stdin(incoming))
-                .stdout(stdout.clone());
-            for (name, value) in cgi::environment(&parts, &facts) {
-                wasi.env(name, value);
-            }
+            let command = cgi::Command {
+                parts,
+                facts,
+                body: incoming,
+                stdout: stdout.clone(),
+            };
+            let context = Context::for_command(entry, command, vitals.clone(), sink);
+            let mut store = store(&engine, context);
             let returned = match linked {
                 Linked::Component {
                     pre,
                     entry: function,
                 } => {
-                    context.set_wasi(wasi.build());
-                    let mut store = store(&engine, context);
                     let instance = pre.instantiate_async(&mut store).await?;
                     vitals.instantiated_in(began.elapsed());
                     let run =
@@ -409,8 +401,6 @@ async fn call(
                     returned.and_then(|(result,)| result.map_err(|()| Misbehaviour::Exit(1).into()))
                 }
                 Linked::Module(pre) => {
-                    context.preview1 = Some(wasi.build_p1());
-                    let mut store = store(&engine, context);
                     let instance = pre.instantiate_async(&mut store).await?;
                     vitals.instantiated_in(began.elapsed());
                     let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
@@ -679,6 +669,59 @@ mod tests {
             "unreachable",
         )
         .await;
+    }
+
+    /// Calls functions of preview 1 and prints `errno` digits of what they return: the same whichever host serves them.
+    #[tokio::test]
+    async fn preview_1_is_the_same_before_and_after_the_stock_host_is_made() {
+        let calls = |first: &str| {
+            format!(
+                r#"(module
+                    (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
+                    (import "wasi_snapshot_preview1" "fd_fdstat_get" (func $fd_fdstat_get (param i32 i32) (result i32)))
+                    (import "wasi_snapshot_preview1" "fd_prestat_get" (func $fd_prestat_get (param i32 i32) (result i32)))
+                    (import "wasi_snapshot_preview1" "environ_sizes_get" (func $sizes (param i32 i32) (result i32)))
+                    (import "wasi_snapshot_preview1" "environ_get" (func $environ (param i32 i32) (result i32)))
+                    (memory (export "memory") 1)
+                    (data (i32.const 64) "a: b
+
+")
+                    (data (i32.const 128) "00 ")
+                    (func $print (param $at i32) (param $length i32)
+                        (i32.store (i32.const 0) (local.get $at))
+                        (i32.store (i32.const 4) (local.get $length))
+                        (if (call $fd_write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)) (then unreachable))
+                        (if (i32.ne (i32.load (i32.const 8)) (local.get $length)) (then unreachable)))
+                    (func $say (param $number i32)
+                        (i32.store8 (i32.const 128) (i32.add (i32.const 48) (i32.div_u (local.get $number) (i32.const 10))))
+                        (i32.store8 (i32.const 129) (i32.add (i32.const 48) (i32.rem_u (local.get $number) (i32.const 10))))
+                        (call $print (i32.const 128) (i32.const 3)))
+                    (func (export "_start")
+                        {first}
+                        (call $print (i32.const 64) (i32.const 6))
+                        ;; No such descriptor, a list outside memory, a piece outside memory, a result outside memory.
+                        (call $say (call $fd_write (i32.const 9) (i32.const 0) (i32.const 1) (i32.const 8)))
+                        (call $say (call $fd_write (i32.const 1) (i32.const -4) (i32.const 1) (i32.const 8)))
+                        (i32.store (i32.const 16) (i32.const 65530))
+                        (i32.store (i32.const 20) (i32.const 100))
+                        (call $say (call $fd_write (i32.const 1) (i32.const 16) (i32.const 1) (i32.const 8)))
+                        (call $say (call $fd_prestat_get (i32.const 3) (i32.const 8)))
+                        (call $say (call $sizes (i32.const 32) (i32.const 36)))
+                        (call $say (call $sizes (i32.const 65534) (i32.const 36)))
+                        (call $say (call $environ (i32.const 1024) (i32.const 2048)))
+                        ;; The first variable begins with `G`, and there are fewer than a hundred.
+                        (call $say (i32.sub (i32.load8_u (i32.load (i32.const 1024))) (i32.const 71)))
+                        (call $say (i32.lt_u (i32.load (i32.const 32)) (i32.const 100)))
+                        (call $say (call $environ (i32.const 1024) (i32.const 65500)))))"#
+            )
+        };
+        let stock_first = "(drop (call $fd_fdstat_get (i32.const 1) (i32.const 256)))";
+        for first in ["", stock_first] {
+            let (reply, ended, lines) = trial(&calls(first), AppLimits::default()).await;
+            let expected = "08 21 21 08 00 21 00 00 01 21 ";
+            assert_eq!(reply.as_deref(), Ok(expected), "{first} {lines:?}");
+            assert_eq!(ended.outcome, Outcome::Ok);
+        }
     }
 
     #[tokio::test]

@@ -1,16 +1,21 @@
 //! Turns: whoever has used more than a moment of CPU time runs one at a time, tenant after tenant, and lets everything
 //! that is ready go first. So a request that needs little never waits for those that need much.
+//!
+//! Among one tenant's own guests, who began goes on for a while before the next begins: if all advanced alike, none
+//! would be done before nearly all are.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use model::TenantName;
+use model::{TenantName, limits};
 use tokio::sync::Notify;
 
 /// How long a guest may run before it lets others run, in thread CPU time.
 pub const TURN_NS: u64 = 1_000_000;
+/// How much CPU time a guest has before its tenant's next one: what most may use in all.
+const STRETCH_NS: u64 = limits::CPU.default.0 * 1_000_000;
 
 /// Who of one worker's long-running guests may run now. Cheap to clone; clones share the queue.
 #[derive(Clone, Default)]
@@ -26,7 +31,7 @@ struct State {
     round_over: Notify,
 }
 
-/// Tenants take turns, and the guests of each in the order of asking.
+/// Tenants take turns; the guests of each stand in line.
 #[derive(Default)]
 struct Queue {
     order: VecDeque<TenantName>,
@@ -46,6 +51,15 @@ pub struct Place<'a> {
     turns: &'a Turns,
     tenant: &'a TenantName,
     ticket: Option<Rc<Ticket>>,
+    /// What is left before it must stand at the end of its tenant's line.
+    stretch_ns: u64,
+}
+
+/// Where in its tenant's line a guest stands.
+#[derive(PartialEq)]
+enum Stand {
+    First,
+    Last,
 }
 
 impl Turns {
@@ -55,15 +69,17 @@ impl Turns {
             turns: self,
             tenant,
             ticket: None,
+            stretch_ns: 0,
         }
     }
 
-    fn ask(&self, tenant: &TenantName, waker: &Waker) -> Rc<Ticket> {
+    fn ask(&self, tenant: &TenantName, stand: Stand, waker: &Waker) -> Rc<Ticket> {
         let ticket = Rc::new(Ticket {
             waker: RefCell::new(Some(waker.clone())),
             ..Ticket::default()
         });
-        self.0.queue.borrow_mut().push(tenant, ticket.clone());
+        let waiting = ticket.clone();
+        self.0.queue.borrow_mut().push(tenant, stand, waiting);
         if !self.0.dispatching.replace(true) {
             tokio::task::spawn_local(dispatch(self.0.clone()));
         }
@@ -108,8 +124,9 @@ impl State {
 }
 
 impl Queue {
-    fn push(&mut self, tenant: &TenantName, ticket: Rc<Ticket>) {
+    fn push(&mut self, tenant: &TenantName, stand: Stand, ticket: Rc<Ticket>) {
         match self.waiting.get_mut(tenant) {
+            Some(tickets) if stand == Stand::First => tickets.push_front(ticket),
             Some(tickets) => tickets.push_back(ticket),
             None => {
                 self.waiting.insert(tenant.clone(), [ticket].into());
@@ -152,7 +169,13 @@ impl Place<'_> {
                 Poll::Pending
             }
             None => {
-                self.ticket = Some(self.turns.ask(self.tenant, context.waker()));
+                let stand = if self.stretch_ns > 0 {
+                    Stand::First
+                } else {
+                    self.stretch_ns = STRETCH_NS;
+                    Stand::Last
+                };
+                self.ticket = Some(self.turns.ask(self.tenant, stand, context.waker()));
                 Poll::Pending
             }
         }
@@ -161,6 +184,7 @@ impl Place<'_> {
     /// The guest ran for so much CPU time; if it had a turn, that is over.
     pub fn took(&mut self, ns: u64) {
         if self.ticket.take().is_some() {
+            self.stretch_ns = self.stretch_ns.saturating_sub(ns);
             self.turns.took(ns);
         }
     }
@@ -221,7 +245,14 @@ mod tests {
             ("bob", "b1", 2),
         ];
         let order = locally(order(&guests, TURN_NS));
-        assert_eq!(order, "a1 b1 a2 b1 a3 a1 a2 a3");
+        assert_eq!(order, "a1 b1 a1 b1 a2 a2 a3 a3");
+    }
+
+    #[test]
+    fn who_has_had_its_stretch_makes_way_for_its_tenants_next() {
+        let guests = [("alice", "a1", 4), ("alice", "a2", 3)];
+        let order = locally(order(&guests, STRETCH_NS / 2));
+        assert_eq!(order, "a1 a1 a2 a2 a1 a1 a2");
     }
 
     #[test]

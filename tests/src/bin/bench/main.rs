@@ -2,6 +2,7 @@
 
 mod apps;
 mod cold;
+mod fairness;
 mod generator;
 mod request;
 mod row;
@@ -13,11 +14,12 @@ use row::Row;
 
 type Bench = (&'static str, fn() -> Vec<Row>);
 
-const BENCHES: [Bench; 4] = [
+const BENCHES: [Bench; 5] = [
     ("request", request::measure),
     ("workers", workers::measure),
     ("cold", cold::measure),
     ("apps", apps::measure),
+    ("fairness", fairness::measure),
 ];
 
 fn main() -> ExitCode {

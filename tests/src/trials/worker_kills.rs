@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Chance, SetWhenDropped};
-use crate::{Connection, Platform, clients, eventually, guest, is_stopped};
+use crate::{Connection, Platform, clients, eventually, guest, is_stopped, lives};
 
 /// How many workers `worker_kills` kills in full.
 pub const WORKER_KILLS: u32 = 500;
@@ -15,7 +15,7 @@ pub const WORKER_KILLS: u32 = 500;
 const CLIENTS: u32 = 16;
 
 /// The most milliseconds between two kills.
-const BETWEEN: usize = 1_500;
+const BETWEEN: usize = 2_000;
 
 /// Kills one of two workers `count` times under a steady load on keep-alive connections. Requests fail on connections
 /// that the killed worker had accepted, and on no others: not on the other worker's, not on new ones that waited.
@@ -36,13 +36,13 @@ pub fn worker_kills(count: u32, seed: u64) -> String {
         let load: Vec<_> = (0..CLIENTS).map(load).collect();
         let mut chance = Chance(seed);
         for _ in 0..count {
-            thread::sleep(Duration::from_millis(chance.below(BETWEEN) as u64));
-            let victim = eventually("there is a worker", || {
-                let workers = platform.workers();
-                let chosen = chance.below(workers.len().max(1));
-                workers.get(chosen).copied()
+            // One that dies young several times in a row is replaced after a pause, in which its connections wait: the
+            // next moment is drawn when it is back, or it would always die at its very start.
+            let workers = eventually("there is a survivor", || {
+                <[u32; 2]>::try_from(platform.workers()).ok()
             });
-            kills.kill(&platform, victim);
+            thread::sleep(Duration::from_millis(chance.below(BETWEEN) as u64));
+            kills.kill(&platform, workers[chance.below(2)]);
         }
         eventually("every worker has a successor", || {
             let restarts = platform.metric("midge_worker_restarts_total");
@@ -94,7 +94,9 @@ impl Kills {
             at: Instant::now(),
             clients,
         });
+        drop(kills);
         platform.signal(worker, libc::SIGKILL);
+        eventually("a killed worker is gone", || (!lives(worker)).then_some(()));
     }
 
     /// When the worker was killed that had accepted a connection from `port` which began to be opened at `opened`.

@@ -468,7 +468,8 @@ impl<F: Future<Output = wasmtime::Result<()>>> Future for Metered<'_, F> {
     fn poll(self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<End> {
         // SAFETY: `guest` is pinned with `self`: it is never moved, and dropped in place. The other fields may be moved.
         let this = unsafe { self.get_unchecked_mut() };
-        if this.vitals.is_long() && this.place.poll_turn(context).is_pending() {
+        let long = this.vitals.is_long();
+        if this.place.poll_turn(long, context).is_pending() {
             return Poll::Pending;
         }
         let _running = this.engine.ticker().running();

@@ -1,6 +1,9 @@
 //! Turns: whoever has used more than a moment of CPU time runs one at a time, tenant after tenant, and lets everything
 //! that is ready go first. So a request that needs little never waits for those that need much.
 //!
+//! The network is looked at between two rounds of turns. Guests that begin run at once, but only for so long in a round:
+//! then they take their turns as well. So who is to be refused is refused soon, however many begin.
+//!
 //! Among one tenant's own guests, who began goes on for a while before the next begins: if all advanced alike, none
 //! would be done before nearly all are.
 
@@ -14,8 +17,8 @@ use tokio::sync::Notify;
 
 /// How long a guest may run before it lets others run, in thread CPU time.
 pub const TURN_NS: u64 = 1_000_000;
-/// How much CPU time a guest has before its tenant's next one: what most may use in all.
-const STRETCH_NS: u64 = limits::CPU.default.0 * 1_000_000;
+/// How much CPU time a guest has before its tenant's next one: more than most may use in all.
+const STRETCH_NS: u64 = 2 * limits::CPU.default.0 * 1_000_000;
 
 /// Who of one worker's long-running guests may run now. Cheap to clone; clones share the queue.
 #[derive(Clone, Default)]
@@ -26,6 +29,8 @@ struct State {
     queue: RefCell<Queue>,
     /// CPU time that is left of this round.
     left_ns: Cell<u64>,
+    /// CPU time that guests took in this round without a turn.
+    begun_ns: Cell<u64>,
     /// Whether a task hands out turns; it ends when nobody waits.
     dispatching: Cell<bool>,
     round_over: Notify,
@@ -101,6 +106,7 @@ async fn dispatch(state: Rc<State>) {
     loop {
         tokio::task::yield_now().await;
         state.left_ns.set(TURN_NS);
+        state.begun_ns.set(0);
         if !state.grant_next() {
             state.dispatching.set(false);
             return;
@@ -156,8 +162,9 @@ impl Queue {
 }
 
 impl Place<'_> {
-    /// Ready when the guest may run; its task is woken then. After it ran, say [`Self::took`].
-    pub fn poll_turn(&mut self, context: &Context<'_>) -> Poll<()> {
+    /// Ready when the guest may run; its task is woken then. After it ran, say [`Self::took`]. Who has not run `long`
+    /// needs no turn, unless others of its kind have had theirs of this round.
+    pub fn poll_turn(&mut self, long: bool, context: &Context<'_>) -> Poll<()> {
         match &self.ticket {
             Some(ticket) if ticket.granted.get() => Poll::Ready(()),
             Some(ticket) => {
@@ -168,6 +175,7 @@ impl Place<'_> {
                 }
                 Poll::Pending
             }
+            None if !long && self.turns.0.begun_ns.get() < TURN_NS => Poll::Ready(()),
             None => {
                 let stand = if self.stretch_ns > 0 {
                     Stand::First
@@ -186,6 +194,9 @@ impl Place<'_> {
         if self.ticket.take().is_some() {
             self.stretch_ns = self.stretch_ns.saturating_sub(ns);
             self.turns.took(ns);
+        } else {
+            let begun = &self.turns.0.begun_ns;
+            begun.set(begun.get().saturating_add(ns));
         }
     }
 }
@@ -216,7 +227,7 @@ mod tests {
             tokio::task::spawn_local(async move {
                 let mut place = turns.place(&tenant);
                 for _ in 0..count {
-                    poll_fn(|context| place.poll_turn(context)).await;
+                    poll_fn(|context| place.poll_turn(true, context)).await;
                     said.borrow_mut().push(name.clone());
                     place.took(ns);
                 }
@@ -271,7 +282,7 @@ mod tests {
             let running = tokio::task::spawn_local(async move {
                 let mut long = turns.place(&alice);
                 loop {
-                    poll_fn(|context| long.poll_turn(context)).await;
+                    poll_fn(|context| long.poll_turn(true, context)).await;
                     counted.set(counted.get() + 1);
                     long.took(TURN_NS);
                 }
@@ -287,6 +298,36 @@ mod tests {
     }
 
     #[test]
+    fn many_that_begin_let_the_network_be_looked_at() {
+        locally(async {
+            let turns = Turns::default();
+            let (alice, bob) = ("alice".parse().unwrap(), "bob".parse().unwrap());
+            let context = &mut Context::from_waker(Waker::noop());
+            let begins = |tenant| {
+                let mut place = turns.place(tenant);
+                let ready = place.poll_turn(false, context).is_ready();
+                if ready {
+                    place.took(TURN_NS / 2);
+                }
+                (ready, place)
+            };
+            assert!(begins(&alice).0);
+            assert!(begins(&alice).0);
+            let (now, mut third) = begins(&alice);
+            assert!(!now);
+            let (now, mut other) = begins(&bob);
+            assert!(!now);
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+            assert!(third.poll_turn(false, context).is_ready());
+            assert!(other.poll_turn(false, context).is_pending());
+            third.took(TURN_NS / 2);
+            assert!(other.poll_turn(false, context).is_ready());
+            other.took(TURN_NS / 2);
+        });
+    }
+
+    #[test]
     fn a_guest_that_goes_keeps_nobody_waiting() {
         locally(async {
             let turns = Turns::default();
@@ -296,15 +337,15 @@ mod tests {
             let mut second = turns.place(&alice);
             let mut third = turns.place(&bob);
             for place in [&mut first, &mut second, &mut third] {
-                assert!(place.poll_turn(context).is_pending());
+                assert!(place.poll_turn(true, context).is_pending());
             }
             // One while it has its turn, one while it waits.
-            while first.poll_turn(context).is_pending() {
+            while first.poll_turn(true, context).is_pending() {
                 tokio::task::yield_now().await;
             }
             drop(second);
             drop(first);
-            while third.poll_turn(context).is_pending() {
+            while third.poll_turn(true, context).is_pending() {
                 tokio::task::yield_now().await;
             }
         });

@@ -59,7 +59,7 @@ fn noisy_neighbour(platform: &Platform, rounds: f64) -> Vec<Row> {
     let peak = calm.closed(16, Duration::from_secs(3)).answered as f64 / 3.0;
     let rate = peak / 5.0;
     let quiet = calm.open(16, rate, TIME);
-    let noise = Target::of(platform, "noise", format!("/{:.0}", rounds * SPIN_MS));
+    let noise = Target::of(platform, "noise.noisy", format!("/{:.0}", rounds * SPIN_MS));
     let noise_rate = 10.0 * 0.5 * 1000.0 / SPIN_MS;
     let (beside, noisy) = thread::scope(|scope| {
         let noisy = scope.spawn(|| noise.open(600, noise_rate, TIME + Duration::from_secs(2)));
@@ -77,9 +77,10 @@ fn noisy_neighbour(platform: &Platform, rounds: f64) -> Vec<Row> {
             bound: Some((1.5 * alone).max(alone + 5.0)),
             unit: "ms",
             note: format!(
-                "alone {alone:.2} ms; {rate:.0} requests a second, beside {noise_rate:.0} of {SPIN_MS} ms each, of which {} were answered and {} refused in {} s",
+                "alone {alone:.2} ms; {rate:.0} requests a second, beside {noise_rate:.0} of {SPIN_MS} ms each, of which {} were answered, {} refused and {} failed in {} s",
                 noisy.answered,
                 noisy.refused.len(),
+                noisy.failed,
                 TIME.as_secs() + 2
             ),
         },
@@ -134,6 +135,8 @@ struct Came {
     took: Vec<f64>,
     /// From sending each request that was refused to its refusal, in milliseconds.
     refused: Vec<f64>,
+    /// Other replies, and none.
+    failed: u64,
 }
 
 impl Came {
@@ -178,6 +181,7 @@ impl Target {
                         came.answered += own.answered;
                         came.took.extend(own.took);
                         came.refused.extend(own.refused);
+                        came.failed += own.failed;
                     })
                     .expect("a thread starts");
             }
@@ -208,7 +212,12 @@ impl Target {
                     came.refused.push(ms(sent));
                 }
                 // Idle for too long, or over its wall time: not what is measured here.
-                _ => connection = open(),
+                // Idle for too long, or over a limit of its own.
+                _ => {
+                    came.failed += 1;
+                    connection = open();
+                }
+                }
             }
             due = if period.is_zero() { now } else { due + period };
         }

@@ -87,7 +87,12 @@ impl Observed for Platform {
 
     fn records(&self, app: &str) -> Vec<LogRecord> {
         let files = std::fs::read_dir(self.data().join("node/logs")).unwrap();
-        let texts = files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap());
+        let texts = files.map(|file| {
+            let mut text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+            // The last line may be on its way still.
+            text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
+            text
+        });
         let whole: String = texts.collect();
         let records = whole.lines().map(|line| {
             serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))

@@ -80,7 +80,8 @@ fn what_takes_a_compiler_long_is_compiled_within_its_limits_or_not_at_all() {
         (
             "empty-functions",
             functions(100_000, &body(&[], &[])),
-            "compile-output-limit",
+            // Whichever a busy machine comes to first.
+            "compile-output-limit or compile-cpu-limit",
         ),
         ("exports", exports(300_000), "deployed"),
         (

@@ -87,7 +87,12 @@ impl Observed for Platform {
 
     fn records(&self, app: &str) -> Vec<LogRecord> {
         let files = std::fs::read_dir(self.data().join("node/logs")).unwrap();
-        let texts = files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap());
+        let texts = files.map(|file| {
+            let mut text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+            // The last line may be on its way still.
+            text.truncate(text.rfind('\n').map_or(0, |end| end + 1));
+            text
+        });
         let whole: String = texts.collect();
         let records = whole.lines().map(|line| {
             serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
@@ -662,6 +667,7 @@ fn an_answer_that_is_given_twice_never_or_in_part_is_never_a_hang() {
     check("/never", Wire::Instead("no-response"));
     check("/dropped", Wire::Instead("no-response"));
     check("/error", Wire::Instead("bad-response"));
+    check("/error-long", Wire::Instead("bad-response"));
     check("/error-twice", Wire::Instead("bad-response"));
     check("/nonsense", Wire::Instead("trap"));
     check("/twice", Wire::Whole(200, "so far"));
@@ -688,6 +694,68 @@ fn an_answer_that_is_given_twice_never_or_in_part_is_never_a_hang() {
     check_wire(&platform, "trapped", "GET", "/", b"", Wire::Cut);
     for outcome in ["no-response", "bad-response", "trap"] {
         platform.logs("answers", outcome);
+    }
+    // What a guest says of its own error is cut into lines and bounded like all that it says.
+    let longest = platform
+        .records("answers")
+        .iter()
+        .map(|record| record.text.len())
+        .max();
+    assert!(longest <= Some(8 << 10), "a line of {longest:?} bytes");
+    platform.unharmed();
+}
+
+/// G24, G25
+#[test]
+fn a_request_of_a_guests_own_is_bounded_in_every_part() {
+    let platform = Watched::start();
+    platform.deploy_with("probe", &guest("probe"), "[limits]\ncpu = '5s'");
+    let check = |part: &str, bytes: usize, expected: &str| {
+        let reply = platform.get("probe", &format!("/{part}/{bytes}"));
+        let found = match reply.header("midge-error") {
+            Some(code) => code.to_owned(),
+            None => reply.text(),
+        };
+        assert_eq!(found, expected, "{part} of {bytes} bytes");
+    };
+    check("method", 32, "taken");
+    check("method", 33, "refused");
+    check("path", (16 << 10) - 3, "taken");
+    check("path", (16 << 10) - 2, "refused");
+    check("authority", 512, "taken");
+    check("authority", 513, "refused");
+    for part in ["method", "path", "authority"] {
+        check(part, 1 << 20, "refused");
+        // More than a guest may hand to its host at once.
+        check(part, 10 << 20, "trap");
+    }
+    let denied = "ErrorCode::HttpRequestDenied\n".repeat(4);
+    platform.get("probe", "/timeouts").is(200).says(&denied);
+    platform.unharmed();
+}
+
+/// G60
+#[test]
+fn a_guests_clocks_tell_whole_milliseconds() {
+    let platform = Watched::start();
+    platform.deploy("probe", &guest("probe"));
+    for _ in 0..10 {
+        let reply = platform.get("probe", "/clocks");
+        reply.is(200).says("whole milliseconds");
+    }
+    let look = "(local $left i32) (local.set $left (i32.const 1000))
+        (loop $more
+            (drop (call $clock (i32.const 0) (i64.const 1) (i32.const 64)))
+            (drop (call $clock (i32.const 1) (i64.const 1) (i32.const 72)))
+            (if (i64.ne (i64.const 0) (i64.or
+                    (i64.rem_u (i64.load (i32.const 64)) (i64.const 1000000))
+                    (i64.rem_u (i64.load (i32.const 72)) (i64.const 1000000))))
+                (then (unreachable)))
+            (br_if $more (local.tee $left (i32.sub (local.get $left) (i32.const 1)))))
+        (call $say)";
+    platform.deploy("ticks", &crate::siege::command("whole\n", "", look));
+    for _ in 0..10 {
+        platform.get("ticks", "/").is(200).says("whole\n");
     }
     platform.unharmed();
 }

@@ -157,6 +157,26 @@ fn why_a_guest_failed_is_in_its_log() {
     });
 }
 
+/// D21
+#[test]
+fn the_owners_log_of_a_trap_names_the_functions_that_led_to_it() {
+    let platform = Platform::start();
+    let parts = "(func $deepest (unreachable)) (func $between (call $deepest))";
+    let wasm = crate::siege::command("", parts, "(call $between)");
+    platform.deploy("trap", &wasm);
+    let told = platform.get("trap", "/").is(500).text();
+    assert!(!told.contains("deepest"), "{told}");
+    let log = tests::eventually("the reason is there", || {
+        let lines = logs(&platform, "trap");
+        let texts = lines.iter().filter_map(|line| line["text"].as_str());
+        let log: String = texts.map(|text| format!("{text}\n")).collect();
+        log.contains("backtrace").then_some(log)
+    });
+    let place = |name: &str| log.find(name).unwrap_or_else(|| panic!("{name}: {log}"));
+    assert!(place("!deepest") < place("!between"), "{log}");
+    assert!(log.contains("`unreachable` instruction"), "{log}");
+}
+
 #[test]
 fn a_log_can_be_followed() {
     let platform = Platform::start();

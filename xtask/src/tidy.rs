@@ -36,12 +36,13 @@ const EDGES: [(&str, &[&str]); 9] = [
 /// Runs every check; returns how many.
 pub fn check() -> Result<u64, Failure> {
     let files = files()?;
-    let checks: [Check; 5] = [
+    let checks: [Check; 6] = [
         edges,
         heads,
         engine_is_named_in_the_runtime,
         environment_is_read_in_midge,
         no_machine,
+        named_tests_exist,
     ];
     let wrong: Vec<String> = checks.iter().flat_map(|check| check(&files)).collect();
     if wrong.is_empty() {
@@ -222,4 +223,75 @@ fn no_machine(files: &[File]) -> Vec<String> {
         ))
     };
     files.iter().filter_map(find).collect()
+}
+
+/// Each test that the page on containment names, as `file::function`, is one.
+fn named_tests_exist(files: &[File]) -> Vec<String> {
+    const PAGE: &str = "docs/guide/containment.md";
+    let Some(page) = files.iter().find(|file| file.path == Path::new(PAGE)) else {
+        return vec![format!("{PAGE}: there is no such page")];
+    };
+    let quoted = page.text.split('`').skip(1).step_by(2);
+    let mut named = quoted.filter_map(|text| text.split_once("::")).peekable();
+    if named.peek().is_none() {
+        return vec![format!("{PAGE}: names no test")];
+    }
+    let is_test = |(place, function): &(&str, &str)| {
+        let place = format!("{place}.rs");
+        let here = |file: &&File| {
+            let among = file.path.starts_with("tests/it") || file.path.starts_with("crates");
+            among && file.path.ends_with(&place)
+        };
+        files
+            .iter()
+            .filter(here)
+            .any(|file| has_test(file, function))
+    };
+    named
+        .filter(|named| !is_test(named))
+        .map(|(place, function)| format!("{PAGE}: there is no test `{place}::{function}`"))
+        .collect()
+}
+
+/// Whether a file has a test of this name.
+fn has_test(file: &File, function: &str) -> bool {
+    let head = format!("fn {function}(");
+    let mut attributed = false;
+    file.text.lines().map(str::trim_start).any(|line| {
+        let found = attributed && line.trim_start_matches("async ").starts_with(&head);
+        // Other attributes may stand between.
+        attributed = match line.strip_prefix("#[") {
+            Some(attribute) => attributed || attribute.contains("test"),
+            None => false,
+        };
+        found
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_test_that_the_page_names_must_be_one() {
+        const TESTS: &str = "#[test]\n#[should_panic]\nfn holds() {\n}\nfn helps() {\n}\n#[tokio::test]\nasync fn waits() {\n}";
+        let check = |page: &str, expected: usize| {
+            let file = |path: &str, text: &str| File {
+                path: path.into(),
+                text: text.into(),
+            };
+            let files = [
+                file("docs/guide/containment.md", page),
+                file("tests/it/walls.rs", TESTS),
+                file("crates/node/src/worker/walls.rs", "#[test]\nfn here() {}"),
+                file("examples/rust/walls.rs", "#[test]\nfn elsewhere() {}"),
+            ];
+            assert_eq!(named_tests_exist(&files).len(), expected, "{page}");
+        };
+        check("`walls::holds`, `walls::waits` and `worker/walls::here`", 0);
+        check("names none, and code such as `limits.rs`", 1);
+        check("`walls::helps`", 1);
+        check("`walls::nothing` and `nowhere::holds`", 2);
+        check("`walls::elsewhere`, `supervisor/walls::here`", 2);
+    }
 }

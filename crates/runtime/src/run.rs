@@ -102,10 +102,9 @@ pub async fn run(
             Ok(response.map(|()| body))
         }
         Ok(Err(GaveUp(text))) => {
-            observer.line(
-                LogStream::Platform,
-                &format!("the guest answered with the error {text}"),
-            );
+            // Its words are the guest's: bounded like all that it says.
+            let text = format!("the guest answered with the error {text}\n");
+            explain(Arc::new(Sink(observer)), &text);
             guest.release();
             Err(Outcome::BadResponse)
         }

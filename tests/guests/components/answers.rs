@@ -11,6 +11,10 @@ fn handle(request: IncomingRequest, out: ResponseOutparam) {
         "never" => {}
         "dropped" => drop(out),
         "error" => ResponseOutparam::set(out, Err(ErrorCode::InternalError(Some("no".repeat(50))))),
+        "error-long" => {
+            let long = Some("long ".repeat(100_000));
+            ResponseOutparam::set(out, Err(ErrorCode::InternalError(long)));
+        }
         "error-twice" => {
             let again = copy(&out);
             ResponseOutparam::set(out, Err(ErrorCode::DestinationNotFound));

@@ -1,5 +1,9 @@
 //! Requests that a guest wants to send. They can be made, as the interface says; sending one is denied.
+//!
+//! Each part has a bound: what a guest may hand over in one call, times as many requests as it may hold, would be more
+//! memory than a worker has.
 
+use model::{Size, limits};
 use wasmtime::component::Resource;
 use wasmtime_wasi_io::poll::DynPollable;
 
@@ -47,6 +51,10 @@ impl outgoing_handler::Host for HttpView<'_> {
     }
 }
 
+fn is_within(text: &str, limit: Size) -> bool {
+    text.len() as u64 <= limit.bytes()
+}
+
 impl types::HostOutgoingRequest for HttpView<'_> {
     fn new(&mut self, headers: Resource<Fields>) -> wasmtime::Result<Resource<OutgoingRequest>> {
         let headers = take_fields(self.table, headers)?;
@@ -82,10 +90,12 @@ impl types::HostOutgoingRequest for HttpView<'_> {
         request: Resource<OutgoingRequest>,
         method: Method,
     ) -> wasmtime::Result<Result<(), ()>> {
-        if let Method::Other(name) = &method
-            && http::Method::from_bytes(name.as_bytes()).is_err()
-        {
-            return Ok(Err(()));
+        if let Method::Other(name) = &method {
+            let fits = is_within(name, limits::REQUEST_METHOD.default)
+                && http::Method::from_bytes(name.as_bytes()).is_ok();
+            if !fits {
+                return Ok(Err(()));
+            }
         }
         self.table.get_mut(&request)?.method = method;
         Ok(Ok(()))
@@ -103,7 +113,10 @@ impl types::HostOutgoingRequest for HttpView<'_> {
         request: Resource<OutgoingRequest>,
         path: Option<String>,
     ) -> wasmtime::Result<Result<(), ()>> {
-        let fits = |path: &str| path.parse::<http::uri::PathAndQuery>().is_ok();
+        let fits = |path: &str| {
+            is_within(path, limits::REQUEST_TARGET.default)
+                && path.parse::<http::uri::PathAndQuery>().is_ok()
+        };
         if path.as_deref().is_some_and(|path| !fits(path)) {
             return Ok(Err(()));
         }
@@ -141,7 +154,10 @@ impl types::HostOutgoingRequest for HttpView<'_> {
         request: Resource<OutgoingRequest>,
         authority: Option<String>,
     ) -> wasmtime::Result<Result<(), ()>> {
-        let fits = |text: &str| text.parse::<http::uri::Authority>().is_ok();
+        let fits = |text: &str| {
+            is_within(text, limits::OUTGOING_AUTHORITY.default)
+                && text.parse::<http::uri::Authority>().is_ok()
+        };
         if authority.as_deref().is_some_and(|text| !fits(text)) {
             return Ok(Err(()));
         }

@@ -1,0 +1,56 @@
+//! Tries one thing of the host. `/method/BYTES`, `/path/BYTES`, `/authority/BYTES`: whether a request of its own may have
+//! one so long. `/timeouts`: makes requests with timeouts that are none. `/clocks`: whether its clocks tell more than
+//! whole milliseconds.
+
+use wasip2::clocks::{monotonic_clock, wall_clock};
+use wasip2::http::outgoing_handler;
+use wasip2::http::types::{
+    Fields, IncomingRequest, Method, OutgoingRequest, RequestOptions, ResponseOutparam, Scheme,
+};
+
+guests::handler!(handle);
+
+const MILLISECOND: u64 = 1_000_000;
+
+fn handle(request: IncomingRequest, out: ResponseOutparam) {
+    let long = "a".repeat(guests::number(&request, 1, 0) as usize);
+    let own = OutgoingRequest::new(Fields::new());
+    let taken = |result: Result<(), ()>| if result.is_ok() { "taken" } else { "refused" };
+    let said = match guests::segments(&request)[0].as_str() {
+        "method" => taken(own.set_method(&Method::Other(long))).into(),
+        "path" => taken(own.set_path_with_query(Some(&format!("/{long}?x")))).into(),
+        "authority" => taken(own.set_authority(Some(&long))).into(),
+        "timeouts" => timeouts(),
+        _ => clocks().into(),
+    };
+    guests::answer(out, 200, &said);
+}
+
+fn timeouts() -> String {
+    let ask = |time: Option<u64>| {
+        let request = OutgoingRequest::new(Fields::new());
+        let _ = request.set_scheme(Some(&Scheme::Http));
+        let _ = request.set_authority(Some("127.0.0.1"));
+        let options = RequestOptions::new();
+        let _ = options.set_connect_timeout(time);
+        let _ = options.set_first_byte_timeout(time);
+        let _ = options.set_between_bytes_timeout(time);
+        match outgoing_handler::handle(request, Some(options)) {
+            Err(error) => format!("{error:?}\n"),
+            Ok(_) => "sent\n".into(),
+        }
+    };
+    [None, Some(0), Some(1), Some(u64::MAX)].map(ask).concat()
+}
+
+fn clocks() -> &'static str {
+    let whole = |nanoseconds: u64| nanoseconds.is_multiple_of(MILLISECOND);
+    let coarse = |_| whole(monotonic_clock::now()) && whole(wall_clock::now().nanoseconds.into());
+    let honest = monotonic_clock::resolution() == MILLISECOND;
+    // Some hundreds of microseconds: a finer clock would show one of them.
+    if (0..1_000).all(coarse) && honest {
+        "whole milliseconds"
+    } else {
+        "finer than milliseconds"
+    }
+}

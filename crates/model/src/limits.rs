@@ -72,9 +72,8 @@ limits! {
     TENANT_SLOTS: u64 = Limit { name: "node.tenant-slots", default: 500, ceiling: 8_000,
         reason: "instances one tenant may have live in one worker, so that one cannot take every slot" };
     SLOT_QUEUE: u64 = fixed("slot-queue", 1_000, "requests that wait for a slot in one worker");
-    SLOT_WAIT: Millis = fixed("slot-wait", Millis(50), "how long a request waits for a slot before it is refused with `overloaded`");
-    SLOT_WAIT_BUSY: Millis = fixed("slot-wait-busy", Millis(1), "the same while others were refused within `slot-busy`: waiting would not help");
-    SLOT_BUSY: Millis = fixed("slot-busy", Millis::secs(1), "how long after a refusal slots are taken to be wanting still");
+    SLOT_WAIT: Millis = fixed("slot-wait", Millis(20), "how long a request waits for a slot before it is refused with `overloaded`");
+    SLOT_BUSY: Millis = fixed("slot-busy", Millis::secs(1), "how long after a request was refused for want of a slot others are refused at once: waiting helps in a burst, not where slots are wanting for long");
     QUARANTINE: Millis = fixed("quarantine", Millis::secs(10), "how long a worker does not run a version that failed too often; long enough to relieve its neighbours, short enough to notice that it was mended elsewhere");
     QUARANTINE_WINDOW: Millis = fixed("quarantine-window", Millis::secs(10), "how far back a version's failures count towards its quarantine");
     QUARANTINE_FAULTS: u64 = fixed("quarantine-faults", 100, "failures of a version by its own fault within `quarantine-window` that put it in quarantine; a version asked less often harms nobody");

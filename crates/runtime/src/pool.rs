@@ -6,7 +6,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
-use std::time::Duration;
 
 use model::{TenantName, limits};
 use tokio::sync::oneshot;
@@ -68,10 +67,13 @@ impl Pool {
     }
 
     /// A slot now, or within [`limits::SLOT_WAIT`] in the order of asking; who waits for a slot of its own tenant is
-    /// passed by others. While others were refused within [`limits::SLOT_BUSY`], the wait is [`limits::SLOT_WAIT_BUSY`].
+    /// passed by others. If another was refused within [`limits::SLOT_BUSY`], only now.
     pub async fn acquire(&self, tenant: &TenantName) -> Result<Slot, Overloaded> {
         if let Some(slot) = self.take(tenant) {
             return Ok(slot);
+        }
+        if self.has_refused(tenant) {
+            return Err(self.refuse(tenant));
         }
         let (granted, slot) = oneshot::channel();
         {
@@ -85,27 +87,18 @@ impl Pool {
                 granted,
             });
         }
-        let slot = tokio::time::timeout(self.patience(tenant), slot).await;
+        let wait = limits::SLOT_WAIT.default.duration();
+        let slot = tokio::time::timeout(wait, slot).await;
         let slot = slot.ok().and_then(Result::ok);
         slot.ok_or_else(|| self.refuse(tenant))
     }
 
-    /// How long it is worth waiting for a slot.
-    fn patience(&self, tenant: &TenantName) -> Duration {
-        let own = self
-            .0
-            .tenants
-            .borrow()
-            .get(tenant)
-            .and_then(|share| share.refused);
+    /// Whether slots have been wanting for a while.
+    fn has_refused(&self, tenant: &TenantName) -> bool {
+        let tenants = self.0.tenants.borrow();
+        let own = tenants.get(tenant).and_then(|share| share.refused);
         let last = own.max(self.0.refused.get());
-        let busy = last.is_some_and(|last| last.elapsed() < limits::SLOT_BUSY.default.duration());
-        let wait = if busy {
-            limits::SLOT_WAIT_BUSY
-        } else {
-            limits::SLOT_WAIT
-        };
-        wait.default.duration()
+        last.is_some_and(|last| last.elapsed() < limits::SLOT_BUSY.default.duration())
     }
 
     /// Remembers who was in the way of a refused request: everyone, or its own tenant.
@@ -215,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn where_slots_have_been_wanting_for_a_while_nobody_waits_long() {
+    async fn where_slots_have_been_wanting_for_a_while_nobody_waits() {
         let pool = Pool::new(10, 1);
         let (alice, bob) = (tenant("alice"), tenant("bob"));
         let _hers = pool.acquire(&alice).await.unwrap();
@@ -226,9 +219,8 @@ mod tests {
             began.elapsed()
         };
         let wait = limits::SLOT_WAIT.default.duration();
-        let short = limits::SLOT_WAIT_BUSY.default.duration();
         assert!(waited(&alice).await >= wait);
-        assert!((short..wait / 2).contains(&waited(&alice).await));
+        assert!(waited(&alice).await.is_zero());
         // It is her slots that are wanting, not his.
         assert!(waited(&bob).await >= wait);
         tokio::time::sleep(limits::SLOT_BUSY.default.duration()).await;

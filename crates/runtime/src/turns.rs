@@ -1,8 +1,9 @@
 //! Turns: whoever has used more than a moment of CPU time runs one at a time, tenant after tenant, and lets everything
 //! that is ready go first. So a request that needs little never waits for those that need much.
 //!
-//! The network is looked at between two rounds of turns. Guests that begin run at once, but only for so long in a round:
-//! then they take their turns as well. So who is to be refused is refused soon, however many begin.
+//! The network is looked at between two rounds of turns. Guests that begin run at once, unless others of their tenant
+//! stand in line, and only for so long in a round: then they take their turns as well. So who is to be refused is refused
+//! soon, however many begin.
 //!
 //! Among one tenant's own guests, who began goes on for a while before the next begins: if all advanced alike, none
 //! would be done before nearly all are.
@@ -36,11 +37,17 @@ struct State {
     round_over: Notify,
 }
 
-/// Tenants take turns; the guests of each stand in line.
+/// Tenants take turns of equal CPU time; the guests of each stand in line.
 #[derive(Default)]
 struct Queue {
     order: VecDeque<TenantName>,
-    waiting: HashMap<TenantName, VecDeque<Rc<Ticket>>>,
+    lines: HashMap<TenantName, Line>,
+}
+
+struct Line {
+    tickets: VecDeque<Rc<Ticket>>,
+    /// What is left of the tenant's turn.
+    left_ns: u64,
 }
 
 #[derive(Default)]
@@ -78,6 +85,13 @@ impl Turns {
         }
     }
 
+    /// Whether a guest of `tenant` may begin without a turn: none of its tenant's waits for one, and others that began
+    /// have left some of this round.
+    fn may_begin(&self, tenant: &TenantName) -> bool {
+        let lines = &self.0.queue.borrow().lines;
+        self.0.begun_ns.get() < TURN_NS && (lines.is_empty() || !lines.contains_key(tenant))
+    }
+
     fn ask(&self, tenant: &TenantName, stand: Stand, waker: &Waker) -> Rc<Ticket> {
         let ticket = Rc::new(Ticket {
             waker: RefCell::new(Some(waker.clone())),
@@ -91,8 +105,9 @@ impl Turns {
         ticket
     }
 
-    /// A turn is over, after so much CPU time.
-    fn took(&self, ns: u64) {
+    /// A turn of one of the tenant's guests is over, after so much CPU time.
+    fn took(&self, tenant: &TenantName, ns: u64) {
+        self.0.queue.borrow_mut().charge(tenant, ns);
         let left = self.0.left_ns.get().saturating_sub(ns);
         self.0.left_ns.set(left);
         if left == 0 || !self.0.grant_next() {
@@ -104,6 +119,8 @@ impl Turns {
 /// Hands out a round of turns each time everyone else has run and the network was looked at.
 async fn dispatch(state: Rc<State>) {
     loop {
+        // The network is looked at in each. What the first look brought has run to its end by the second.
+        tokio::task::yield_now().await;
         tokio::task::yield_now().await;
         state.left_ns.set(TURN_NS);
         state.begun_ns.set(0);
@@ -131,28 +148,44 @@ impl State {
 
 impl Queue {
     fn push(&mut self, tenant: &TenantName, stand: Stand, ticket: Rc<Ticket>) {
-        match self.waiting.get_mut(tenant) {
-            Some(tickets) if stand == Stand::First => tickets.push_front(ticket),
-            Some(tickets) => tickets.push_back(ticket),
+        match self.lines.get_mut(tenant) {
+            Some(line) if stand == Stand::First => line.tickets.push_front(ticket),
+            Some(line) => line.tickets.push_back(ticket),
             None => {
-                self.waiting.insert(tenant.clone(), [ticket].into());
+                let line = Line {
+                    tickets: [ticket].into(),
+                    left_ns: TURN_NS,
+                };
+                self.lines.insert(tenant.clone(), line);
                 self.order.push_back(tenant.clone());
+            }
+        }
+    }
+
+    /// Ends the tenant's turn if it is used up.
+    fn charge(&mut self, tenant: &TenantName, ns: u64) {
+        // Who has nobody in line begins anew, behind all others.
+        let Some(line) = self.lines.get_mut(tenant) else {
+            return;
+        };
+        line.left_ns = line.left_ns.saturating_sub(ns);
+        if line.left_ns == 0 {
+            line.left_ns = TURN_NS;
+            if self.order.front() == Some(tenant) {
+                self.order.rotate_left(1);
             }
         }
     }
 
     fn pop(&mut self) -> Option<Rc<Ticket>> {
         loop {
-            let tenant = self.order.pop_front()?;
-            let tickets = self
-                .waiting
-                .get_mut(&tenant)
-                .expect("who is in the order has tickets");
+            let tenant = self.order.front()?;
+            let line = self.lines.get_mut(tenant);
+            let tickets = &mut line.expect("who is in the order has a line").tickets;
             let next = std::iter::from_fn(|| tickets.pop_front()).find(|ticket| !ticket.void.get());
             if tickets.is_empty() {
-                self.waiting.remove(&tenant);
-            } else {
-                self.order.push_back(tenant);
+                self.lines.remove(tenant);
+                self.order.pop_front();
             }
             if next.is_some() {
                 return next;
@@ -163,7 +196,7 @@ impl Queue {
 
 impl Place<'_> {
     /// Ready when the guest may run; its task is woken then. After it ran, say [`Self::took`]. Who has not run `long`
-    /// needs no turn, unless others of its kind have had theirs of this round.
+    /// needs no turn where few begin.
     pub fn poll_turn(&mut self, long: bool, context: &Context<'_>) -> Poll<()> {
         match &self.ticket {
             Some(ticket) if ticket.granted.get() => Poll::Ready(()),
@@ -175,7 +208,7 @@ impl Place<'_> {
                 }
                 Poll::Pending
             }
-            None if !long && self.turns.0.begun_ns.get() < TURN_NS => Poll::Ready(()),
+            None if !long && self.turns.may_begin(self.tenant) => Poll::Ready(()),
             None => {
                 let stand = if self.stretch_ns > 0 {
                     Stand::First
@@ -193,7 +226,7 @@ impl Place<'_> {
     pub fn took(&mut self, ns: u64) {
         if self.ticket.take().is_some() {
             self.stretch_ns = self.stretch_ns.saturating_sub(ns);
-            self.turns.took(ns);
+            self.turns.took(self.tenant, ns);
         } else {
             let begun = &self.turns.0.begun_ns;
             begun.set(begun.get().saturating_add(ns));
@@ -204,7 +237,7 @@ impl Place<'_> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         match self.ticket.take() {
-            Some(ticket) if ticket.granted.get() => self.turns.took(0),
+            Some(ticket) if ticket.granted.get() => self.turns.took(self.tenant, 0),
             Some(ticket) => ticket.void.set(true),
             None => {}
         }
@@ -219,11 +252,16 @@ mod tests {
 
     /// Runs guests that each take `turns` turns of `ns`; says in which order they had them.
     async fn order(guests: &[(&str, &str, u64)], ns: u64) -> String {
+        order_of(guests, |_| ns).await
+    }
+
+    /// The same, where `ns` says how long each guest's turns are.
+    async fn order_of(guests: &[(&str, &str, u64)], ns: impl Fn(&str) -> u64) -> String {
         let turns = Turns::default();
         let said = Rc::new(RefCell::new(Vec::new()));
         let run = |(tenant, name, count): &(&str, &str, u64)| {
             let (turns, tenant) = (turns.clone(), tenant.parse().unwrap());
-            let (said, name, count) = (said.clone(), name.to_string(), *count);
+            let (said, name, count, ns) = (said.clone(), name.to_string(), *count, ns(name));
             tokio::task::spawn_local(async move {
                 let mut place = turns.place(&tenant);
                 for _ in 0..count {
@@ -264,6 +302,22 @@ mod tests {
         let guests = [("alice", "a1", 4), ("alice", "a2", 3)];
         let order = locally(order(&guests, STRETCH_NS / 2));
         assert_eq!(order, "a1 a1 a2 a2 a1 a1 a2");
+    }
+
+    #[test]
+    fn a_tenant_with_many_short_guests_has_as_much_as_one_with_a_long_one() {
+        let short = |name| ("bob", name, 1);
+        let guests = [
+            ("alice", "a", 3),
+            short("b1"),
+            short("b2"),
+            short("b3"),
+            short("b4"),
+            short("b5"),
+        ];
+        let ns = |name: &str| if name == "a" { TURN_NS } else { TURN_NS / 4 };
+        let order = locally(order_of(&guests, ns));
+        assert_eq!(order, "a b1 b2 b3 b4 a b5 a");
     }
 
     #[test]

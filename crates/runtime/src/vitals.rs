@@ -60,7 +60,8 @@ impl Vitals {
         if self.used_ns.load(Relaxed) + turn > self.budget_ns {
             self.over_budget.store(true, Relaxed);
             UpdateDeadline::Interrupt
-        } else if turn >= TURN_NS {
+        } else if turn >= TURN_NS / 2 {
+            // The next time it would be over by more than this.
             UpdateDeadline::Yield(1)
         } else {
             UpdateDeadline::Continue(1)

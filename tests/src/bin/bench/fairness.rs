@@ -211,12 +211,10 @@ impl Target {
                 Ok(reply) if reply.header("midge-error") == Some("overloaded") => {
                     came.refused.push(ms(sent));
                 }
-                // Idle for too long, or over its wall time: not what is measured here.
                 // Idle for too long, or over a limit of its own.
                 _ => {
                     came.failed += 1;
                     connection = open();
-                }
                 }
             }
             due = if period.is_zero() { now } else { due + period };

@@ -152,8 +152,13 @@ impl Control {
         let mends = platform.distribution.mends();
         platform.spawn(mend::run(platform.clone(), mends));
         platform.spawn(make_missing(platform.clone()));
-        platform.spawn(collect::run(platform.clone()));
         Ok(Self(platform))
+    }
+
+    /// Begins to forget what no version names, now and then. Not before every process is gone that may want what an
+    /// older platform compiled.
+    pub fn collect(&self) {
+        self.0.spawn(collect::run(self.0.clone()));
     }
 
     /// What nodes check catalogs and native code with.

@@ -352,13 +352,13 @@ impl Predecessor {
     }
 
     /// Waits until none of its connections takes another request, or it is gone.
-    pub async fn settled(mut self) {
-        loop {
-            match self.receive().await {
-                Ok((ToSuccessor::Settled, _)) | Err(_) => return,
-                Ok(_) => {}
-            }
-        }
+    pub async fn settled(&mut self) {
+        while !matches!(self.receive().await, Ok((ToSuccessor::Settled, _)) | Err(_)) {}
+    }
+
+    /// Waits until it is gone.
+    pub async fn gone(mut self) {
+        while self.receive().await.is_ok() {}
     }
 
     async fn receive(&mut self) -> Result<(ToSuccessor, Vec<OwnedFd>), Failure> {

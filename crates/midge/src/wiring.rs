@@ -82,7 +82,9 @@ impl Platform {
         let listeners = Listeners::bind(&settings.listen.addresses(), settings.workers)
             .map_err(|error| unbound(&error))?;
         let sockets = Sockets { api, listeners };
-        Self::assemble(settings, log, folder, sockets, None).await
+        let started = Self::assemble(settings, log, folder, sockets, None).await?;
+        started.0.collect();
+        Ok(started)
     }
 
     /// Takes the place of a running platform; returns when every worker serves what that one served.
@@ -111,9 +113,14 @@ impl Platform {
                 let pid = std::process::id();
                 predecessor.say(&ToPredecessor::Serving { pid }).await?;
                 let distribution = started.0.distribution.clone();
+                let control = started.0.control.as_ref().map(|it| it.control.clone());
                 tokio::spawn(async move {
                     predecessor.settled().await;
                     distribution.forget(&predecessor_name());
+                    predecessor.gone().await;
+                    if let Some(control) = control {
+                        control.collect();
+                    }
                 });
                 Ok(started)
             }
@@ -299,6 +306,13 @@ impl Platform {
         })
     }
 
+    /// Begins to forget what is of no use any more.
+    fn collect(&self) {
+        if let Some(controlled) = &self.control {
+            controlled.control.collect();
+        }
+    }
+
     async fn close_control(&mut self) {
         if let Some(controlled) = self.control.take() {
             controlled.close(async {}).await;
@@ -316,6 +330,7 @@ impl Platform {
         } = self;
         let control = open_control(settings, sockets, node, distribution).await?;
         self.control = Some(Controlled::serve(control, sockets, *log)?);
+        self.collect();
         if let Ok(address) = self.sockets.api.local_addr() {
             self.folder.announce(&address.to_string());
         }

@@ -67,6 +67,8 @@ pub struct Invocation {
     pub facts: Facts,
     pub observer: Arc<dyn Observer>,
     pub slot: Slot,
+    /// When the request's head had come: its wall time runs from here.
+    pub began: Instant,
 }
 
 /// Runs one event through one fresh instance and answers as soon as the guest's head is there; the body follows.
@@ -258,6 +260,7 @@ async fn live(engine: Engine, invocation: Invocation, answer: oneshot::Sender<An
         facts,
         observer,
         slot,
+        began,
     } = invocation;
     let (parts, body) = request.into_parts();
     let incoming = Incoming::new(body);
@@ -269,7 +272,7 @@ async fn live(engine: Engine, invocation: Invocation, answer: oneshot::Sender<An
         // What it is if this task is dropped before it can say otherwise.
         outcome: Outcome::ClientGone,
     };
-    let wall = entry.limits.wall.duration();
+    let deadline = tokio::time::Instant::from_std(began) + entry.limits.wall.duration();
     let sink: Arc<dyn LineSink> = Arc::new(Sink(observer));
     let guest = call(
         engine.clone(),
@@ -288,7 +291,7 @@ async fn live(engine: Engine, invocation: Invocation, answer: oneshot::Sender<An
         engine: &engine,
         place: slot.place(),
     };
-    let outcome = match tokio::time::timeout(wall, metered).await {
+    let outcome = match tokio::time::timeout_at(deadline, metered).await {
         Err(_) => {
             explain(sink, &over(limits::WALL.name, "wall time"));
             Outcome::WallLimit
@@ -594,6 +597,7 @@ mod tests {
                         server: "127.0.0.1:2".parse().unwrap(),
                     },
                     observer: notes.clone(),
+                    began: Instant::now(),
                 };
                 let response = run(&engine, invocation).await?;
                 let body = response

@@ -9,7 +9,9 @@ use std::time::Instant;
 
 use clap::Args;
 use model::upgrade::UpgradeWord;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
+};
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -93,6 +95,9 @@ struct Ready<'a> {
 
 pub async fn run(options: Options) -> Result<(), Failure> {
     let began = Instant::now();
+    // This process holds the keys that native code and catalogs are signed with.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .or_fail(|| "refusing core dumps".into())?;
     let mut signals = Signals::listen()?;
     let settings = config::load(options.flags)?;
     let ready_fd = options

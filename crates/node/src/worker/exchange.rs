@@ -23,7 +23,7 @@ pub struct Exchange {
     uri: Uri,
     authority: HeaderValue,
     client: Arc<str>,
-    began: Instant,
+    pub began: Instant,
     // Only the worker's one thread takes it, so it is never contended; an `Observer` must be `Sync` all the same.
     progress: Mutex<Progress>,
 }

@@ -112,6 +112,7 @@ async fn invoke(
         },
         observer: exchange.clone(),
         slot,
+        began: exchange.began,
     };
     runtime::run(&worker.engine, invocation).await
 }

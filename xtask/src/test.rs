@@ -51,14 +51,19 @@ fn everything(progress: &mut Progress, tally: &mut Tally) -> Result<(), Failure>
 
     build(progress)?;
     lint(progress, tally)?;
+    // Always the whole workspace: with fewer packages their dependencies have other features, and the engine would be
+    // compiled again.
     let units = [
         "test",
         "--release",
         "--locked",
         "--no-fail-fast",
         "--workspace",
-        "--exclude",
-        "tests",
+        "--lib",
+        "--bins",
+        "--examples",
+        "--test",
+        "child",
     ];
     tests(
         progress,
@@ -66,7 +71,14 @@ fn everything(progress: &mut Progress, tally: &mut Tally) -> Result<(), Failure>
         "unit and contract tests",
         &mut places::cargo(&units),
     )?;
-    let platform = ["test", "--release", "--locked", "--package", "tests"];
+    let platform = [
+        "test",
+        "--release",
+        "--locked",
+        "--workspace",
+        "--test",
+        "it",
+    ];
     let mut platform = places::cargo(&platform);
     platform
         .args(["--", "--show-output"])
@@ -103,19 +115,16 @@ fn formatted(progress: &mut Progress, tally: &mut Tally) -> Result<(), Failure> 
 
 /// The binary, and the tests that use it: one profile, so the engine is compiled once.
 pub fn build(progress: &mut Progress) -> Result<(), Failure> {
-    let binary = [
+    let all = [
         "build",
         "--release",
         "--locked",
-        "--package",
-        "midge",
-        "--package",
-        "tests",
-        "--bins",
+        "--workspace",
+        "--all-targets",
     ];
     progress.step(
-        "build the release binary (the first time takes some minutes)",
-        &mut places::cargo(&binary),
+        "build the release binary and every test (the first time takes some minutes)",
+        &mut places::cargo(&all),
     )
 }
 

@@ -117,6 +117,12 @@ impl DataFolder {
         &self.path
     }
 
+    /// Gives the folder back, with no socket in it that nobody listens at.
+    pub fn leave(self) {
+        // One that stays says to who asks there that nobody listens.
+        let _ = std::fs::remove_file(self.path.join(DOOR));
+    }
+
     /// Lets whoever finds the folder held know where its holder answers.
     pub fn announce(&mut self, api: &str) {
         self.write_holder(Some(api.to_owned()));

@@ -277,16 +277,11 @@ impl Platform {
             }
         };
         // The API's callers wait for nodes, and nodes for nobody: both end together.
-        let controlled = self.control.take();
-        let closed = async {
-            if let Some(controlled) = controlled {
-                controlled.close(drained).await;
-            } else {
-                drained.await;
-            }
-        };
-        closed.await;
-        drop(self.folder);
+        match self.control.take() {
+            Some(controlled) => controlled.close(drained).await,
+            None => drained.await,
+        }
+        self.folder.leave();
     }
 
     fn offer(&self) -> Result<Offer, String> {

@@ -233,7 +233,7 @@ fn copy(from: &Path, to: &Path) {
         let copied = to.join(path.file_name().expect("an entry has a name"));
         if path.is_dir() {
             copy(&path, &copied);
-        } else {
+        } else if path.is_file() {
             fs::copy(&path, &copied).expect("a file can be copied");
         }
     }

@@ -8,7 +8,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use crate::progress::{Failure, Progress};
-use crate::{guests, places, test};
+use crate::{guests, places};
 
 const LISTEN: &str = "127.0.0.1:8080";
 const API: &str = "127.0.0.1:8081";
@@ -17,7 +17,22 @@ const API: &str = "127.0.0.1:8081";
 pub fn run(progress: &mut Progress) -> Result<(), Failure> {
     ports_are_free()?;
     guests::targets(progress)?;
-    test::build(progress)?;
+    // The example is there for the features of the dependencies: they are those that the tests have, so that the engine
+    // is compiled once for both.
+    let binary = [
+        "build",
+        "--release",
+        "--locked",
+        "--workspace",
+        "--bin",
+        "midge",
+        "--example",
+        "compile-child",
+    ];
+    progress.step(
+        "build the release binary (the first time takes some minutes)",
+        &mut places::cargo(&binary),
+    )?;
     let example = places::root().join("examples/rust/hello");
     guests::example_of(progress, &example)?;
 

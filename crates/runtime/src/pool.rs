@@ -202,6 +202,7 @@ mod tests {
         let first = pool.acquire(&alice).await.unwrap();
         let _second = pool.acquire(&alice).await.unwrap();
         assert_eq!(pool.acquire(&bob).await.err(), Some(Overloaded));
+        tokio::time::sleep(limits::SLOT_BUSY.default.duration()).await;
         let (third, ()) = tokio::join!(pool.acquire(&bob), async { drop(first) });
         assert!(third.is_ok());
         assert_eq!(pool.live(), 2);

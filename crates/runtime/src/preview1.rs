@@ -16,14 +16,15 @@ const MODULE: &str = "wasi_snapshot_preview1";
 // The errno values of preview 1.
 const SUCCESS: i32 = 0;
 const BADF: i32 = 8;
-const FAULT: i32 = 21;
 const INVAL: i32 = 28;
 const IO: i32 = 29;
 
 /// The most pieces that one write may name (POSIX's IOV_MAX).
 const PIECES: u32 = 1_024;
 
-/// A pointer of the guest's points outside its memory.
+/// A pointer of the guest's points outside its memory: a trap, as in the stock host.
+#[derive(Debug, thiserror::Error)]
+#[error("pointer out of bounds")]
 struct Fault;
 
 /// Lends preview 1 to every command module that the linker links.
@@ -55,9 +56,9 @@ fn environ_sizes_get(
     let variables = context.environment();
     let count = variables.len() as u32;
     let bytes: usize = variables.iter().map(|variable| variable.len() + 1).sum();
-    Ok(errno(put_u32(data, count_at as u32, count).and_then(
-        |()| put_u32(data, bytes_at as u32, bytes as u32),
-    )))
+    put_u32(data, count_at as u32, count)?;
+    put_u32(data, bytes_at as u32, bytes as u32)?;
+    Ok(SUCCESS)
 }
 
 fn environ_get(
@@ -68,18 +69,15 @@ fn environ_get(
     let memory = memory(&mut caller)?;
     let (data, context) = memory.data_and_store_mut(&mut caller);
     let (mut pointer_at, mut at) = (pointers_at as u32, bytes_at as u32);
-    let mut write = || {
-        for variable in context.environment() {
-            put_u32(data, pointer_at, at)?;
-            put(data, at, variable.as_bytes())?;
-            let end = at.checked_add(variable.len() as u32).ok_or(Fault)?;
-            put(data, end, &[0])?;
-            at = end.checked_add(1).ok_or(Fault)?;
-            pointer_at = pointer_at.checked_add(4).ok_or(Fault)?;
-        }
-        Ok(())
-    };
-    Ok(errno(write()))
+    for variable in context.environment() {
+        put_u32(data, pointer_at, at)?;
+        put(data, at, variable.as_bytes())?;
+        let end = at.checked_add(variable.len() as u32).ok_or(Fault)?;
+        put(data, end, &[0])?;
+        at = end.checked_add(1).ok_or(Fault)?;
+        pointer_at = pointer_at.checked_add(4).ok_or(Fault)?;
+    }
+    Ok(SUCCESS)
 }
 
 /// No folder is ever opened beforehand.
@@ -118,10 +116,7 @@ async fn fd_write(
     if count as u32 > PIECES {
         return Ok(INVAL);
     }
-    let piece = first_piece(memory.data(&*caller), pieces as u32, count as u32);
-    let Ok((at, length)) = piece else {
-        return Ok(FAULT);
-    };
+    let (at, length) = first_piece(memory.data(&*caller), pieces as u32, count as u32)?;
     let written = match fd {
         1 => write_out(caller, memory, at, length).await,
         _ => {
@@ -134,7 +129,8 @@ async fn fd_write(
         return Ok(IO);
     }
     let data = memory.data_mut(&mut *caller);
-    Ok(errno(put_u32(data, written_at as u32, length as u32)))
+    put_u32(data, written_at as u32, length as u32)?;
+    Ok(SUCCESS)
 }
 
 /// Writes a piece of memory to standard output as there is room; whether anybody takes it.
@@ -197,11 +193,4 @@ fn put(data: &mut [u8], at: u32, bytes: &[u8]) -> Result<(), Fault> {
 
 fn put_u32(data: &mut [u8], at: u32, value: u32) -> Result<(), Fault> {
     put(data, at, &value.to_le_bytes())
-}
-
-fn errno(result: Result<(), Fault>) -> i32 {
-    match result {
-        Ok(()) => SUCCESS,
-        Err(Fault) => FAULT,
-    }
 }

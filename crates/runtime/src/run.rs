@@ -678,7 +678,7 @@ mod tests {
     /// Calls functions of preview 1 and prints `errno` digits of what they return: the same whichever host serves them.
     #[tokio::test]
     async fn preview_1_is_the_same_before_and_after_the_stock_host_is_made() {
-        let calls = |first: &str| {
+        let calls = |first: &str, then: &str| {
             format!(
                 r#"(module
                     (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
@@ -687,9 +687,7 @@ mod tests {
                     (import "wasi_snapshot_preview1" "environ_sizes_get" (func $sizes (param i32 i32) (result i32)))
                     (import "wasi_snapshot_preview1" "environ_get" (func $environ (param i32 i32) (result i32)))
                     (memory (export "memory") 1)
-                    (data (i32.const 64) "a: b
-
-")
+                    (data (i32.const 64) "a: b\0a\0a")
                     (data (i32.const 128) "00 ")
                     (func $print (param $at i32) (param $length i32)
                         (i32.store (i32.const 0) (local.get $at))
@@ -703,28 +701,33 @@ mod tests {
                     (func (export "_start")
                         {first}
                         (call $print (i32.const 64) (i32.const 6))
-                        ;; No such descriptor, a list outside memory, a piece outside memory, a result outside memory.
+                        {then}
                         (call $say (call $fd_write (i32.const 9) (i32.const 0) (i32.const 1) (i32.const 8)))
-                        (call $say (call $fd_write (i32.const 1) (i32.const -4) (i32.const 1) (i32.const 8)))
-                        (i32.store (i32.const 16) (i32.const 65530))
-                        (i32.store (i32.const 20) (i32.const 100))
-                        (call $say (call $fd_write (i32.const 1) (i32.const 16) (i32.const 1) (i32.const 8)))
                         (call $say (call $fd_prestat_get (i32.const 3) (i32.const 8)))
                         (call $say (call $sizes (i32.const 32) (i32.const 36)))
-                        (call $say (call $sizes (i32.const 65534) (i32.const 36)))
                         (call $say (call $environ (i32.const 1024) (i32.const 2048)))
                         ;; The first variable begins with `G`, and there are fewer than a hundred.
                         (call $say (i32.sub (i32.load8_u (i32.load (i32.const 1024))) (i32.const 71)))
-                        (call $say (i32.lt_u (i32.load (i32.const 32)) (i32.const 100)))
-                        (call $say (call $environ (i32.const 1024) (i32.const 65500)))))"#
+                        (call $say (i32.lt_u (i32.load (i32.const 32)) (i32.const 100)))))"#
             )
         };
         let stock_first = "(drop (call $fd_fdstat_get (i32.const 1) (i32.const 256)))";
+        let outside = [
+            "(drop (call $fd_write (i32.const 1) (i32.const -4) (i32.const 1) (i32.const 8)))",
+            "(i32.store (i32.const 16) (i32.const 65530)) (i32.store (i32.const 20) (i32.const 100))
+             (drop (call $fd_write (i32.const 1) (i32.const 16) (i32.const 1) (i32.const 8)))",
+            "(drop (call $sizes (i32.const 65534) (i32.const 36)))",
+            "(drop (call $environ (i32.const 1024) (i32.const 65500)))",
+        ];
         for first in ["", stock_first] {
-            let (reply, ended, lines) = trial(&calls(first), AppLimits::default()).await;
-            let expected = "08 21 21 08 00 21 00 00 01 21 ";
+            let (reply, ended, lines) = trial(&calls(first, ""), AppLimits::default()).await;
+            let expected = "08 08 00 00 00 01 ";
             assert_eq!(reply.as_deref(), Ok(expected), "{first} {lines:?}");
             assert_eq!(ended.outcome, Outcome::Ok);
+            for then in outside {
+                let (_, ended, lines) = trial(&calls(first, then), AppLimits::default()).await;
+                assert_eq!(ended.outcome, Outcome::Trap, "{first} {then} {lines:?}");
+            }
         }
     }
 

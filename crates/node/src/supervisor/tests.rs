@@ -228,7 +228,12 @@ async fn a_silent_worker_is_replaced_and_live_waits_for_its_successor() {
     let folder = tempfile::tempdir().unwrap();
     let all = example::catalogs(3);
     let trial = Trial::start(folder.path(), 2, Some(&all[1])).await;
-    trial.signal(1, Signal::STOP);
+    let stopped = trial.signal(1, Signal::STOP);
+    // A process that runs on another core may go on for a moment.
+    let stat = format!("/proc/{stopped}/stat");
+    while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     publish(&trial.distribution, &all[2]).await;
     // The first report of the new generation counts the restart already: nobody was told `live` before it.
     let live = trial.reports(|report| report.status.generation == 2).await;

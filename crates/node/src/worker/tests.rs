@@ -82,6 +82,15 @@ impl Supervised {
         }
     }
 
+    /// It says that no connection takes another request, then that all are done.
+    async fn is_drained(&mut self) {
+        let heard = [self.hear().await.unwrap(), self.hear().await.unwrap()];
+        assert!(
+            matches!(heard, [ToSupervisor::Settled, ToSupervisor::Drained]),
+            "{heard:?}"
+        );
+    }
+
     async fn apply(&mut self, changes: Vec<Change>) {
         self.generation += 1;
         // In two messages: the first half of a generation is not seen.
@@ -398,8 +407,7 @@ async fn what_is_no_request_gets_one_reply_and_no_guest() {
         )
         .await
         .unwrap();
-    let drained = worker.hear().await.unwrap();
-    assert!(matches!(drained, ToSupervisor::Drained), "{drained:?}");
+    worker.is_drained().await;
     let (code, logs, metrics) = worker.ends().await;
     assert_eq!(code, ExitCode::SUCCESS);
     assert!(logs.is_empty());
@@ -478,8 +486,7 @@ async fn draining_finishes_what_is_in_flight_and_leaves_the_queue_alone() {
     let mut reply = String::new();
     client.read_to_string(&mut reply).await.unwrap();
     assert!(status(&reply) == "200" && reply.contains("last"), "{reply}");
-    let drained = worker.hear().await.unwrap();
-    assert!(matches!(drained, ToSupervisor::Drained), "{drained:?}");
+    worker.is_drained().await;
     let (accepted, _) = worker._socket.accept().unwrap();
     assert_eq!(accepted.peer_addr().unwrap(), late.local_addr().unwrap());
     let (code, logs, _) = worker.ends().await;

@@ -126,7 +126,7 @@ fn throw(bombs: &[Bomb]) {
                 *expected != "compile-cpu-limit" || !thrown.is_finished(),
                 "the neighbour waited for `{name}`"
             );
-            let reply = siege.platform.get("neighbour", "/").is(200);
+            let reply = siege.platform.get("neighbour.next-door", "/").is(200);
             assert_eq!(reply.text(), "Hello, Midge!\n");
             let came = thrown.join().unwrap();
             let mut allowed = expected.split(" or ");

@@ -11,6 +11,8 @@ use crate::control::Platform;
 use crate::records::{RecordsError, replies, tokens, uploads};
 
 const EVERY: Duration = Duration::from_secs(600);
+/// After some of it was in use.
+const SOON: Duration = Duration::from_secs(5);
 
 /// Why nothing, or not everything, was collected.
 #[derive(Debug, thiserror::Error)]
@@ -24,15 +26,27 @@ pub(crate) enum CollectError {
 /// Collects now and then, for as long as the platform runs.
 pub(crate) async fn run(platform: Arc<Platform>) {
     loop {
-        if let Err(error) = collect(&platform).await {
-            platform.notice(format!("old artifacts were not collected: {error}"));
-        }
-        tokio::time::sleep(EVERY).await;
+        let pause = match collect(&platform).await {
+            Ok(Collected::All) => EVERY,
+            Ok(Collected::ButWhatIsPinned) => SOON,
+            Err(error) => {
+                platform.notice(format!("old artifacts were not collected: {error}"));
+                EVERY
+            }
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 
+/// What was collected.
+pub(crate) enum Collected {
+    All,
+    ButWhatIsPinned,
+}
+
 /// Collects once.
-pub(crate) async fn collect(platform: &Platform) -> Result<(), CollectError> {
+pub(crate) async fn collect(platform: &Platform) -> Result<Collected, CollectError> {
+    let mut collected = Collected::All;
     let kept = platform.distribution.list().await?;
     let now = platform.now();
     let wanted = platform
@@ -44,8 +58,9 @@ pub(crate) async fn collect(platform: &Platform) -> Result<(), CollectError> {
         })
         .await?;
     for (digest, keys) in collectable(kept, &wanted, &platform.natives.builds, now) {
-        // What is pinned is being made into a version: next time, perhaps.
+        // What is pinned is being made into a version, or compiled: next time, perhaps.
         let Some(_removal) = platform.pins.remove(digest) else {
+            collected = Collected::ButWhatIsPinned;
             continue;
         };
         let still_wanted = platform
@@ -58,7 +73,7 @@ pub(crate) async fn collect(platform: &Platform) -> Result<(), CollectError> {
             }
         }
     }
-    Ok(())
+    Ok(collected)
 }
 
 /// What may go, by the upload it belongs to: everything of an unwanted one, and native code of builds past.

@@ -36,6 +36,10 @@ pub struct Flags {
     #[arg(long, value_name = "DIR", env = "MIDGE_DATA", hide_env_values = true)]
     pub data: Option<PathBuf>,
 
+    #[allow(
+        rustdoc::broken_intra_doc_links,
+        reason = "an address in the text of the help"
+    )]
     /// Answer apps' requests on this address; may be given several times [default: 127.0.0.1:8080, and [::1]:8080 where there is IPv6]
     #[arg(
         long,

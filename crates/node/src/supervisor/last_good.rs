@@ -6,7 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -120,7 +120,9 @@ impl LastGood {
     /// # Errors
     /// The generation before is what a restart finds; the next one is written whole.
     pub fn keep(&mut self, catalog: &Catalog, proof: &Proof) -> io::Result<()> {
-        match (proof, self.open.take()) {
+        // Another process that was to take this one's place and did not may have left a file of its own.
+        let open = self.open.take().filter(|open| open.is_at(&self.path()));
+        match (proof, open) {
             (Proof::Deltas(deltas), Some(mut open)) => {
                 open.append(deltas)?;
                 self.open = Some(open);
@@ -179,6 +181,13 @@ impl LastGood {
 }
 
 impl Open {
+    /// Whether the file is still the one at `path`.
+    fn is_at(&self, path: &Path) -> bool {
+        let place = |facts: fs::Metadata| (facts.dev(), facts.ino());
+        let ours = self.file.metadata().map(place);
+        matches!((ours, fs::metadata(path).map(place)), (Ok(ours), Ok(there)) if ours == there)
+    }
+
     fn append(&mut self, deltas: &[Signed<Delta>]) -> io::Result<()> {
         let mut bytes = Vec::new();
         for (number, delta) in (self.records..).zip(deltas) {
@@ -329,6 +338,20 @@ mod tests {
         for pair in catalogs.windows(2) {
             last_good.keep(&pair[1], &step(&pair[0], &pair[1])).unwrap();
         }
+    }
+
+    #[test]
+    fn what_is_kept_after_another_process_kept_something_is_found_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let catalogs = example::catalogs(5);
+        let mut ours = open(folder.path()).last_good;
+        ours.keep(&catalogs[1], &head(&catalogs[1])).unwrap();
+        let mut others = open(folder.path()).last_good;
+        others.keep(&catalogs[2], &head(&catalogs[2])).unwrap();
+        ours.keep(&catalogs[3], &step(&catalogs[2], &catalogs[3]))
+            .unwrap();
+        let found = open(folder.path()).catalog;
+        assert_eq!(found.head(), catalogs[3].head());
     }
 
     #[test]

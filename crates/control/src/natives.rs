@@ -44,6 +44,13 @@ pub(crate) struct Natives {
     pub turns: Turns,
 }
 
+/// Native code that is kept, good or not.
+struct KeptNative {
+    inspection: Inspection,
+    body: PathBuf,
+    header: PathBuf,
+}
+
 impl Natives {
     /// Sees to it that there is native code for every wanted build, for a tenant's request or, without one, for
     /// the platform itself. The upload is pinned by the caller.
@@ -73,11 +80,38 @@ impl Natives {
         Ok(true)
     }
 
+    /// Whether there is native code for every wanted build. Its bytes are not looked at.
+    pub async fn is_kept(&self, wasm: Digest) -> Result<bool, NativeError> {
+        for build in &self.builds {
+            if self.kept(wasm, build).await?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// What an upload is, if there is native code of it that is what it should be.
     async fn find(
         &self,
         wasm: Digest,
         build: &BuildKey,
     ) -> Result<Option<Inspection>, NativeError> {
+        let Some(kept) = self.kept(wasm, build).await? else {
+            return Ok(None);
+        };
+        // Damaged code is as good as none: it is made again.
+        Ok(match self.signed_header(&kept.header, wasm, build).await {
+            Some(header) if has_digest(kept.body, header.body).await => Some(kept.inspection),
+            _ => None,
+        })
+    }
+
+    /// What an upload is and where its native code lies, if there is any.
+    async fn kept(
+        &self,
+        wasm: Digest,
+        build: &BuildKey,
+    ) -> Result<Option<KeptNative>, NativeError> {
         let wanted = build.clone();
         let known = self
             .records
@@ -95,11 +129,11 @@ impl Natives {
         let (Some(body), Some(header)) = (body, header) else {
             return Ok(None);
         };
-        // Damaged code is as good as none: it is made again.
-        Ok(match self.signed_header(&header, wasm, build).await {
-            Some(header) if has_digest(body, header.body).await => Some(inspection),
-            _ => None,
-        })
+        Ok(Some(KeptNative {
+            inspection,
+            body,
+            header,
+        }))
     }
 
     async fn fetched(&self, key: &ArtifactKey) -> Result<Option<PathBuf>, NativeError> {

@@ -13,6 +13,9 @@ use crate::row::{Row, median};
 const CORE: usize = 0;
 const CALLERS_CORE: usize = 1;
 const TIME: Duration = Duration::from_secs(8);
+/// The overload and the peak that it is held against alternate: the machine is not always as fast.
+const ROUNDS: usize = 5;
+const ROUND: Duration = Duration::from_secs(4);
 /// What a noisy request spins, in milliseconds.
 const SPIN_MS: f64 = 40.0;
 /// What a request of the overload burns, in milliseconds.
@@ -97,24 +100,36 @@ fn noisy_neighbour(platform: &Platform, rounds: f64) -> Vec<Row> {
 /// Five times what the core can do of one app.
 fn overload(platform: &Platform, rounds: f64) -> Vec<Row> {
     let burn = Target::of(platform, "burn", format!("/{:.0}", rounds * BURN_MS));
-    let peak = burn.closed(16, TIME).answered as f64 / TIME.as_secs_f64();
-    let over = burn.open(700, 5.0 * peak, TIME);
-    let goodput = over.answered as f64 / TIME.as_secs_f64();
-    let refused = percentile(&over.refused, 99.0);
+    let mut figures = Vec::new();
+    let mut refused = Vec::new();
+    for _ in 0..ROUNDS {
+        let peak = burn.closed(16, ROUND).answered as f64 / ROUND.as_secs_f64();
+        let over = burn.open(700, 5.0 * peak, ROUND);
+        figures.push([peak, over.answered as f64 / ROUND.as_secs_f64()]);
+        refused.extend(over.refused);
+    }
+    let of = |index: usize| median(figures.iter().map(|round| round[index]).collect());
+    let lost = figures
+        .iter()
+        .map(|[peak, over]| 100.0 * (1.0 - over / peak));
     vec![
         Row {
             what: "work that overload of five times the peak loses of it",
-            figure: 100.0 * (1.0 - goodput / peak),
+            figure: median(lost.collect()),
             bound: Some(10.0),
             unit: "%",
-            note: format!("{goodput:.0} of {peak:.0} requests of {BURN_MS} ms a second"),
+            note: format!(
+                "{:.0} of {:.0} requests of {BURN_MS} ms a second",
+                of(1),
+                of(0)
+            ),
         },
         Row {
             what: "99th percentile of the refusals meanwhile",
-            figure: refused,
+            figure: percentile(&refused, 99.0),
             bound: Some(5.0),
             unit: "ms",
-            note: format!("{} refused", over.refused.len()),
+            note: format!("{} refused", refused.len()),
         },
     ]
 }

@@ -130,7 +130,10 @@ fn deploy(progress: &mut Progress, example: &Path, data: &Path) -> Result<(), Fa
         .map_err(|error| Failure::new(format!("the admin token cannot be read: {error}")))?;
     let wasm = places::target().join("examples/wasm32-wasip2/release/hello.wasm");
     let mut command = Command::new(places::release("midge"));
-    command.arg("deploy").arg(wasm).args(["--name", "hello"]);
+    command
+        .arg("deploy")
+        .arg(wasm)
+        .args(["--manifest", "midge.toml"]);
     command
         .args(["--api", &format!("http://{API}"), "--token", token.trim()])
         .current_dir(example);

@@ -21,9 +21,11 @@ fn what_is_in_flight_is_finished_by_the_process_that_leaves() {
     idle.get("/1/1").unwrap().is(200);
 
     let (_, mut leaving) = platform.upgrade();
-    // It is asked once more: it is answered, and told that this was the last.
-    let last = idle.get("/1/1").unwrap().is(200);
-    assert_eq!(last.header("connection"), Some("close"));
+    // It is asked once more: it is answered, and told that this was the last, as soon as its worker knows.
+    eventually("a reply is the last", || {
+        let reply = idle.get("/1/1").unwrap().is(200);
+        (reply.header("connection") == Some("close")).then_some(())
+    });
     let mut body = Vec::new();
     while streaming.chunk(&mut body).unwrap() > 0 {}
     assert!(String::from_utf8_lossy(&body).ends_with("line 30\n"));
@@ -109,6 +111,25 @@ fn a_successor_that_fails_after_it_was_handed_the_records_gives_them_back() {
     // Asked again, it hands over what it still has, and all is well.
     platform.upgrade();
     platform.deploy("hello", &guest("hello"));
+    platform.get("hello", "/").is(200);
+}
+
+#[test]
+fn a_successor_that_fails_though_it_serves_is_not_left_to() {
+    let mut platform = Platform::start();
+    platform.deploy("hello", &guest("hello"));
+    // It cannot say that it is ready: the file that it would say it in is a folder.
+    let ready = platform.folder().join("ready");
+    std::fs::remove_file(&ready).unwrap();
+    std::fs::create_dir(&ready).unwrap();
+    let data = platform.data();
+    let data = data.to_str().unwrap();
+    let refused = platform.run_alone(&["upgrade", "--data", data]).exits(1);
+    refused.says("nothing was replaced").says("ready");
+    platform.get("hello", "/").is(200);
+    platform.deploy("hello", &guest("hello"));
+    std::fs::remove_dir(&ready).unwrap();
+    platform.upgrade();
     platform.get("hello", "/").is(200);
 }
 

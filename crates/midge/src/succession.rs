@@ -23,6 +23,7 @@ use tokio::time::timeout;
 use crate::config::Settings;
 use crate::data_folder::DataFolder;
 use crate::failure::{Exit, Failure, While as _};
+use crate::sockets::Sockets;
 
 /// How long who knocks may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -257,8 +258,7 @@ fn arguments(all: impl Iterator<Item = OsString>) -> Vec<OsString> {
 
 /// What a platform that leaves hands over.
 pub struct Inheritance {
-    pub api: std::net::TcpListener,
-    pub listeners: Listeners,
+    pub sockets: Sockets,
     pub predecessor: Predecessor,
 }
 
@@ -276,12 +276,11 @@ impl Inheritance {
         let mut predecessor = Predecessor { reader, writer };
         let received = predecessor.sockets(settings).await;
         match received {
-            Ok((api, listeners)) => {
+            Ok(sockets) => {
                 let version = env!("CARGO_PKG_VERSION").to_owned();
                 predecessor.say(&ToPredecessor::Fits { version }).await?;
                 Ok(Self {
-                    api,
-                    listeners,
+                    sockets,
                     predecessor,
                 })
             }
@@ -291,10 +290,7 @@ impl Inheritance {
 }
 
 impl Predecessor {
-    async fn sockets(
-        &mut self,
-        settings: &Settings,
-    ) -> Result<(std::net::TcpListener, Listeners), Failure> {
+    async fn sockets(&mut self, settings: &Settings) -> Result<Sockets, Failure> {
         let (ToSuccessor::Offer(offer), mut api) = self.receive().await? else {
             return Err(Failure::failed("the running platform made no offer"));
         };
@@ -319,7 +315,10 @@ impl Predecessor {
         let api = api.pop().ok_or_else(|| {
             Failure::failed("the running platform handed over no socket of its API")
         })?;
-        Ok((api.into(), Listeners::inherited(offer.listen, slots)))
+        Ok(Sockets {
+            api: api.into(),
+            listeners: Listeners::inherited(offer.listen, slots),
+        })
     }
 
     /// Waits for the data folder.

@@ -18,12 +18,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::commands::doctor;
 use crate::config::{self, Flags, Settings};
 use crate::failure::{Exit, Failure, While as _};
+use crate::platform::{Places, Platform};
 use crate::profile::{self, Pointed, Profile};
 use crate::screen;
 use crate::service;
 use crate::succession::{Door, Inheritance, Successor};
 use crate::telemetry::Log;
-use crate::wiring::{Places, Platform};
 
 /// Run the whole platform on this machine
 ///
@@ -142,13 +142,11 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         point_profile(&places, log)
     };
     let told = tell_programs(&ready, options.ready_file.as_deref(), ready_fd);
-    let door = match told.and_then(|()| Door::open(platform.folder())) {
+    let mut door = match told.and_then(|()| Door::open(platform.folder())) {
         Ok(door) => door,
-        Err(failure) => {
-            platform.stop().await;
-            return Err(failure);
-        }
+        Err(failure) => return Err(platform.give_up(failure).await),
     };
+    platform.is_ready().await;
     if let Err(error) = service::ready() {
         log.warning(&format!("the service manager was not told: {error}"));
     }
@@ -157,7 +155,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     // A start reads every record and tells each worker the whole catalog.
     node::give_back_memory();
 
-    if let Some(successor) = keep_running(&mut platform, &door, &mut signals, log).await {
+    if let Some(successor) = keep_running(&mut platform, &mut door, &mut signals, log).await {
         drop(door);
         return tokio::select! {
             () = platform.leave(successor) => Ok(()),
@@ -182,7 +180,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
 /// Runs until a signal comes, or until a successor serves.
 async fn keep_running(
     platform: &mut Platform,
-    door: &Door,
+    door: &mut Door,
     signals: &mut Signals,
     log: Log,
 ) -> Option<Successor> {
@@ -209,6 +207,11 @@ async fn keep_running(
             }
             Err(why) => {
                 log.warning(&format!("`{program}` did not take over: {why}"));
+                // The one that failed may have opened its own in this place.
+                match Door::open(platform.folder()) {
+                    Ok(again) => *door = again,
+                    Err(failure) => log.warning(&failure.what),
+                }
                 caller.say(&UpgradeWord::Failed(why)).await;
             }
         }

@@ -34,13 +34,109 @@ fn what_is_in_flight_is_finished_by_the_process_that_leaves() {
     platform.stop();
 }
 
+/// A manifest of the app `shop` that answers with its release.
+fn release(number: u32) -> model::Manifest {
+    let grants = format!("[grant]\nenv = {{ RELEASE = \"{number}\" }}");
+    tests::manifest_of("shop", &grants)
+}
+
+#[test]
+fn upgrades_one_after_the_other_forget_no_connection_of_the_first() {
+    let mut platform = Platform::start();
+    platform.api.deploy(&release(1), &guest("version"));
+    let mut kept: Vec<_> = (0..4).map(|_| platform.connect("shop")).collect();
+    for connection in &mut kept {
+        connection.get("/").unwrap().is(200).says("1");
+    }
+    platform.upgrade();
+    platform.upgrade();
+    platform.api.deploy(&release(2), &guest("version"));
+    for connection in &mut kept {
+        // Closed by now, or served as a new one is.
+        if let Ok(reply) = connection.get("/") {
+            reply.is(200).says("2");
+        }
+    }
+}
+
+#[test]
+fn a_stop_after_an_upgrade_ends_the_connections_of_both_processes() {
+    let mut platform = Platform::start();
+    platform.api.deploy(&release(1), &guest("version"));
+    platform.deploy("slow", &guest("slow"));
+    let mut kept = platform.connect("shop");
+    kept.get("/").unwrap().is(200).says("1");
+    let mut streaming = platform.connect("slow");
+    streaming.send_head("GET", "/20/100", "").unwrap();
+    assert_eq!(streaming.head().unwrap().status, 200);
+    let (_, leaving) = platform.upgrade();
+    platform.stop();
+    platform.start_again();
+    platform.api.deploy(&release(2), &guest("version"));
+    assert!(kept.get("/").is_err(), "the old process serves on");
+    // What was in flight has the grace period.
+    let mut body = Vec::new();
+    while streaming.chunk(&mut body).unwrap() > 0 {}
+    assert!(String::from_utf8_lossy(&body).ends_with("line 20\n"));
+    leaving.ended();
+}
+
+#[test]
+fn a_process_that_leaves_and_is_told_to_stop_finishes_within_the_grace_period() {
+    let mut platform = Platform::start();
+    platform.deploy("slow", &guest("slow"));
+    let stream = |lines: u32| {
+        let mut connection = platform.connect("slow");
+        connection
+            .send_head("GET", &format!("/{lines}/100"), "")
+            .unwrap();
+        assert_eq!(connection.head().unwrap().status, 200);
+        connection
+    };
+    let mut streaming = stream(20);
+    let (_, leaving) = platform.upgrade();
+    platform.signal(leaving.id(), libc::SIGTERM);
+    let mut body = Vec::new();
+    while streaming.chunk(&mut body).unwrap() > 0 {}
+    assert!(String::from_utf8_lossy(&body).ends_with("line 20\n"));
+    leaving.ended();
+    platform.get("slow", "/1/1").is(200);
+}
+
+#[test]
+fn one_upgrade_at_a_time_is_made() {
+    let platform = Platform::start();
+    let idle = platform.folder().join("idle");
+    std::fs::write(&idle, "#!/bin/sh\nexec sleep 30\n").unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    std::fs::set_permissions(&idle, mode).unwrap();
+    let data = platform.data();
+    let data = data.to_str().unwrap();
+    let first = platform.run_alone(&["upgrade", "--workers", "2", "--data", data]);
+    first.exits(2).says("--workers");
+    std::thread::scope(|scope| {
+        let idle = idle.to_str().unwrap();
+        let slow = scope.spawn(|| platform.run_alone(&["upgrade", idle, "--data", data]));
+        eventually("the first is under way", || {
+            platform
+                .said()
+                .contains("is to take the place")
+                .then_some(())
+        });
+        let second = platform.run_alone(&["upgrade", "--data", data]);
+        second.exits(1).says("another upgrade is under way");
+        let children = tests::children(platform.id());
+        let workers = platform.workers();
+        for id in children.iter().filter(|id| !workers.contains(id)) {
+            platform.signal(*id, libc::SIGKILL);
+        }
+        slow.join().unwrap().exits(1).says("the new program ended");
+    });
+}
+
 #[test]
 fn a_deployment_after_an_upgrade_is_live_when_no_old_connection_can_miss_it() {
     let mut platform = Platform::start();
-    let release = |number: u32| {
-        let grants = format!("[grant]\nenv = {{ RELEASE = \"{number}\" }}");
-        tests::manifest_of("shop", &grants)
-    };
     platform.api.deploy(&release(1), &guest("version"));
     let mut kept = platform.connect("shop");
     kept.get("/").unwrap().is(200).says("1");

@@ -330,6 +330,10 @@ impl Platform {
 pub struct Leaving(Process);
 
 impl Leaving {
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// Waits for its end.
     pub fn ended(mut self) {
         let status = eventually("the process that leaves ends", || self.0.try_wait());

@@ -219,14 +219,14 @@ impl Control {
     /// Ends every task and closes the records. What was acknowledged is on disk.
     pub async fn close(&self) {
         let platform = &self.0;
-        let grace = limits::GRACE.default.duration();
+        let deadline = tokio::time::Instant::now() + limits::GRACE.default.duration();
         platform.closing.cancel();
         platform.changes.close();
         // What takes longer is cut off; the records keep what was committed.
-        let _ = tokio::time::timeout(grace, platform.changes.wait()).await;
+        let _ = tokio::time::timeout_at(deadline, platform.changes.wait()).await;
         platform.stop.cancel();
         platform.tasks.close();
-        let _ = tokio::time::timeout(grace, platform.tasks.wait()).await;
+        let _ = tokio::time::timeout_at(deadline, platform.tasks.wait()).await;
         platform.records.close().await;
     }
 

@@ -21,14 +21,14 @@ const DOOR: &str = "midge.sock";
 
 /// Connects to the platform that runs on the data folder at `path`.
 pub fn connect(path: &Path) -> io::Result<UnixStream> {
-    UnixStream::connect(door(&File::open(path)?))
+    UnixStream::connect(below(&File::open(path)?, DOOR))
 }
 
-/// The socket below an open folder: by its own path it may be longer than an address of a socket can be.
-fn door(folder: &File) -> PathBuf {
+/// A socket below an open folder: by its own path it may be longer than an address of a socket can be.
+fn below(folder: &File, name: &str) -> PathBuf {
     Path::new("/proc/self/fd")
         .join(folder.as_raw_fd().to_string())
-        .join(DOOR)
+        .join(name)
 }
 
 /// A data folder that no other platform uses while this lives.
@@ -106,11 +106,15 @@ impl DataFolder {
 
     /// Listens at the folder's socket, in the place of whoever did before.
     pub fn listen(&self) -> io::Result<UnixListener> {
-        match std::fs::remove_file(self.path.join(DOOR)) {
+        let new = format!("{DOOR}.new");
+        match std::fs::remove_file(self.path.join(&new)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        UnixListener::bind(door(&File::open(&self.path)?))
+        let listener = UnixListener::bind(below(&File::open(&self.path)?, &new))?;
+        // Who knocks meets the one before or this one, never none.
+        std::fs::rename(self.path.join(&new), self.path.join(DOOR))?;
+        Ok(listener)
     }
 
     pub fn path(&self) -> &Path {

@@ -13,7 +13,7 @@ use model::limits;
 use model::upgrade::{FORM, Offer, ToPredecessor, UpgradeWord, Upgraded};
 use tokio::net::TcpListener;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::Settings;
@@ -38,6 +38,18 @@ pub struct Platform {
     sockets: Sockets,
     /// Whose place this takes, until it was told that it may leave.
     predecessor: Option<Predecessor>,
+    /// Says what became of it since.
+    before: watch::Receiver<Before>,
+}
+
+/// What there is of the platform whose place this one took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Before {
+    /// Its connections may take another request.
+    Serves,
+    /// They take none; what is in flight is finished.
+    Settled,
+    Gone,
 }
 
 /// The control plane and what serves it.
@@ -142,6 +154,7 @@ impl Platform {
             control: Some(controlled),
             sockets,
             predecessor: None,
+            before: watch::Sender::new(Before::Gone).subscribe(),
         };
         Ok((platform, places))
     }
@@ -161,10 +174,14 @@ impl Platform {
         let _ = predecessor.say(&ToPredecessor::Serving { pid }).await;
         let distribution = self.distribution.clone();
         let control = self.control.as_ref().map(|it| it.control.clone());
+        let (before, watched) = watch::channel(Before::Serves);
+        self.before = watched;
         tokio::spawn(async move {
             predecessor.settled().await;
             distribution.forget(&predecessor_name());
+            before.send_replace(Before::Settled);
             predecessor.gone().await;
+            before.send_replace(Before::Gone);
             // Its workers may want what an older build compiled for as long as it lives.
             if let Some(control) = control {
                 control.collect();
@@ -192,6 +209,12 @@ impl Platform {
     ) -> Result<(Successor, Upgraded), String> {
         if std::process::id() == 1 {
             return Err("this platform is process 1, and with it everything would end: start it below an init (containers: `--init`)".into());
+        }
+        if *self.before.borrow() < Before::Settled {
+            let waiting = "the process before this one has connections yet: waiting for them";
+            caller.say(&UpgradeWord::Progress(waiting.into())).await;
+            // Else the next one would call a deployment live that those connections do not meet.
+            self.before_is(Before::Settled).await;
         }
         let program = caller.request.program.clone();
         let api = self.sockets.api.as_fd();
@@ -229,27 +252,32 @@ impl Platform {
         }
     }
 
-    /// Leaves the sockets and the data folder to `successor`, which serves by now, and finishes what is in flight.
-    pub async fn leave(self, successor: Successor) {
-        drop((self.folder, self.sockets));
+    /// Leaves the sockets and the data folder to `successor`, which serves by now, and finishes what is in flight: within
+    /// the grace period once `hurry` has come, or once the successor is gone.
+    pub async fn leave(self, successor: Successor, hurry: impl Future<Output = ()>) {
+        drop(self.sockets);
         let (settle, settled) = oneshot::channel();
-        let left = async {
-            if let Some(supervisor) = self.node.take() {
-                // Nobody listening means that the successor has gone.
-                let tell = move || {
-                    let _ = settle.send(());
-                };
-                supervisor.leave(tell).await;
+        let (folder, mut before) = (self.folder, self.before);
+        let settled = async move {
+            // Nobody left to say so means the same.
+            let _ = settled.await;
+            // Whoever starts on this folder from now on has no need to wait for these connections.
+            drop(folder);
+        };
+        let hurry = async {
+            tokio::select! {
+                () = hurry => {}
+                () = successor.see_off(settled) => {}
             }
         };
-        let telling = async {
-            let _ = settled.await;
-            successor.settled().await;
-        };
-        tokio::select! {
-            () = left => {}
-            () = telling => {}
+        if let Some(supervisor) = self.node.take() {
+            let tell = move || {
+                let _ = settle.send(());
+            };
+            supervisor.leave(tell, hurry).await;
         }
+        // The successor waits for all that are before it by waiting for this one.
+        let _ = before.wait_for(|before| *before == Before::Gone).await;
     }
 
     /// Lets what is in flight finish within the grace period, and ends everything.
@@ -266,6 +294,11 @@ impl Platform {
             None => drained.await,
         }
         self.folder.leave();
+    }
+
+    async fn before_is(&mut self, at_least: Before) {
+        // Nobody left to say so means that it is gone.
+        let _ = self.before.wait_for(|before| *before >= at_least).await;
     }
 
     fn offer(&self) -> Result<Offer, Failure> {

@@ -171,12 +171,20 @@ impl Successor {
         Ok(pid)
     }
 
-    /// Says that no connection of this platform takes another request.
-    pub async fn settled(mut self) {
-        // It may have ended since: then nobody waits for this.
-        let _ = self.send(&ToSuccessor::Settled, &[]).await;
-        // Until this platform is gone, the pipe says that it is there.
-        std::future::pending::<()>().await;
+    /// Says when no connection of this platform takes another request. Returns if the successor ends before this
+    /// platform does.
+    pub async fn see_off(mut self, settled: impl Future<Output = ()>) {
+        let Self { reader, writer, .. } = &mut self;
+        let telling = async {
+            settled.await;
+            let _ = writer.send(&ToSuccessor::Settled, &[]).await;
+        };
+        let gone = async { while reader.receive::<ToPredecessor>().await.is_ok() {} };
+        tokio::pin!(gone);
+        tokio::select! {
+            () = &mut gone => {}
+            () = telling => gone.await,
+        }
     }
 
     /// Ends it, so that nothing of it is left.

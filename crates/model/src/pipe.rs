@@ -31,7 +31,8 @@ pub enum ToWorker {
     },
     /// Answer with `Pong` and the same number.
     Ping(u64),
-    /// Take no new connections, finish what is in flight within `grace`, then say `Drained` and end.
+    /// Take no new connections, finish what is in flight within `grace`, then say `Drained` and end. Said again, it
+    /// counts if it is sooner.
     Drain { grace: Millis, ending: Ending },
 }
 

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::FromRawFd as _;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -14,6 +15,7 @@ use rustix::process::{
 };
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 
 use crate::commands::doctor;
 use crate::config::{self, Flags, Settings};
@@ -114,6 +116,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         log.warning(&failure);
     }
 
+    let takes_over = control.is_some();
     let start = async {
         match control {
             None => Platform::start(&settings, log).await,
@@ -141,15 +144,22 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     } else {
         point_profile(&places, log)
     };
-    let told = tell_programs(&ready, options.ready_file.as_deref(), ready_fd);
+    // Who read the word of the first process from a pipe is not waiting for another.
+    let is_pipe =
+        |file: &&Path| std::fs::metadata(file).is_ok_and(|facts| facts.file_type().is_fifo());
+    let ready_file = options
+        .ready_file
+        .as_deref()
+        .filter(|file| !(takes_over && is_pipe(file)));
+    let told = tell_programs(&ready, ready_file, ready_fd);
     let mut door = match told.and_then(|()| Door::open(platform.folder())) {
         Ok(door) => door,
         Err(failure) => return Err(platform.give_up(failure).await),
     };
-    platform.is_ready().await;
     if let Err(error) = service::ready() {
         log.warning(&format!("the service manager was not told: {error}"));
     }
+    platform.is_ready().await;
     // Nobody may be reading: that is no reason not to run.
     let _ = tell_people(&settings, &ready, pointed.as_ref());
     // A start reads every record and tells each worker the whole catalog.
@@ -157,10 +167,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
 
     if let Some(successor) = keep_running(&mut platform, &mut door, &mut signals, log).await {
         drop(door);
-        return tokio::select! {
-            () = platform.leave(successor) => Ok(()),
-            () = signals.next() => Err(cut_off()),
-        };
+        return leave(platform, successor, &mut signals, log).await;
     }
     log.info(&format!(
         "stopping: requests in flight have {} to finish",
@@ -173,6 +180,28 @@ pub async fn run(options: Options) -> Result<(), Failure> {
             Ok(())
         }
         // Workers end with this process: they see their pipe close.
+        () = signals.next() => Err(cut_off()),
+    }
+}
+
+/// Finishes what is in flight: a first signal shortens the time for it to the grace period, a second ends it.
+async fn leave(
+    platform: Platform,
+    successor: Successor,
+    signals: &mut Signals,
+    log: Log,
+) -> Result<(), Failure> {
+    let hurry = Notify::new();
+    let leaving = platform.leave(successor, hurry.notified());
+    tokio::pin!(leaving);
+    tokio::select! {
+        () = &mut leaving => return Ok(()),
+        () = signals.next() => {}
+    }
+    log.info("stopping: requests in flight have the grace period to finish");
+    hurry.notify_one();
+    tokio::select! {
+        () = leaving => Ok(()),
         () = signals.next() => Err(cut_off()),
     }
 }
@@ -191,10 +220,20 @@ async fn keep_running(
         };
         let program = caller.request.program.display().to_string();
         log.info(&format!("`{program}` is to take the place of this process"));
-        let handed_over = tokio::select! {
-            // What was begun ends with its future.
-            () = signals.next() => return None,
-            handed_over = platform.hand_over(&mut caller) => handed_over,
+        let handed_over = {
+            let handing_over = platform.hand_over(&mut caller);
+            tokio::pin!(handing_over);
+            loop {
+                tokio::select! {
+                    // What was begun ends with its future.
+                    () = signals.next() => return None,
+                    handed_over = &mut handing_over => break handed_over,
+                    mut other = door.knock() => {
+                        let busy = "another upgrade is under way".into();
+                        other.say(&UpgradeWord::Failed(busy)).await;
+                    }
+                }
+            }
         };
         match handed_over {
             Ok((successor, upgraded)) => {

@@ -31,8 +31,17 @@ pub struct Options {
     program: Option<PathBuf>,
     #[command(flatten)]
     form: Form,
-    #[command(flatten)]
-    flags: Flags,
+    /// The configuration file that names the data folder [default: `midge.config.toml` in the current folder]
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "MIDGE_CONFIG",
+        hide_env_values = true
+    )]
+    config: Option<PathBuf>,
+    /// The data folder that the running platform uses [default: as for `midge up`]
+    #[arg(long, value_name = "DIR", env = "MIDGE_DATA", hide_env_values = true)]
+    data: Option<PathBuf>,
 }
 
 pub fn run(options: Options) -> Result<(), Failure> {
@@ -41,7 +50,12 @@ pub fn run(options: Options) -> Result<(), Failure> {
             .or_fail(|| format!("looking for the program `{}`", program.display()))?,
         None => std::env::current_exe().or_fail(|| "finding this program".into())?,
     };
-    let settings = config::load(options.flags)?;
+    let flags = Flags {
+        config: options.config,
+        data: options.data,
+        ..Flags::default()
+    };
+    let settings = config::load(flags)?;
     let upgraded = ask(&settings.data, program)?;
     if options.form.json {
         return screen::json(&upgraded);

@@ -210,18 +210,18 @@ impl Supervisor {
 
     /// Takes no new connections, lets requests in flight finish within the grace period, and ends the workers.
     pub async fn stop(self) {
-        let grace = self.grace;
-        self.end(Stop {
-            grace,
-            ending: Ending::Close,
-        })
-        .await;
+        let stop = self.in_grace();
+        self.end(stop, std::future::pending()).await;
     }
 
     /// Ends as [`Self::stop`] does when others accept from the same sockets by now: no connection is closed on a request
     /// that is on its way. Calls `settled` when no connection takes another request; what is in flight then may take
-    /// as long as its own limits allow.
-    pub async fn leave(mut self, settled: impl FnOnce() + Send + 'static) {
+    /// as long as its own limits allow, or, once `hurry` has come, as long as for [`Self::stop`].
+    pub async fn leave(
+        mut self,
+        settled: impl FnOnce() + Send + 'static,
+        hurry: impl Future<Output = ()>,
+    ) {
         let mut standing = self.node.standing.subscribe();
         self.others.spawn(async move {
             // The sender outlives this task.
@@ -230,17 +230,33 @@ impl Supervisor {
                 .await;
             settled();
         });
-        let grace = Millis(limits::WALL.ceiling.0 + limits::BODY_WAIT.default.0);
-        self.end(Stop {
-            grace,
+        let stop = Stop {
+            grace: Millis(limits::WALL.ceiling.0 + limits::BODY_WAIT.default.0),
             ending: Ending::Leave,
-        })
-        .await;
+        };
+        self.end(stop, hurry).await;
     }
 
-    async fn end(mut self, stop: Stop) {
+    fn in_grace(&self) -> Stop {
+        Stop {
+            grace: self.grace,
+            ending: Ending::Close,
+        }
+    }
+
+    async fn end(mut self, stop: Stop, hurry: impl Future<Output = ()>) {
         self.stopping.send_replace(Some(stop));
-        while self.slots.join_next().await.is_some() {}
+        let sooner = self.in_grace();
+        let slots = &mut self.slots;
+        let ended = async { while slots.join_next().await.is_some() {} };
+        tokio::pin!(ended);
+        tokio::select! {
+            () = &mut ended => {}
+            () = hurry => {
+                self.stopping.send_replace(Some(sooner));
+                ended.await;
+            }
+        }
         self.others.shutdown().await;
         // The last hold on the log files: their thread writes what it has and ends.
         drop(self.node);

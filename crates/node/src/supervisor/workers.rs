@@ -39,7 +39,7 @@ pub struct Node {
     pub metrics: Metrics,
     pub catalogs: watch::Receiver<Arc<Catalog>>,
     pub standing: watch::Sender<Standing>,
-    /// Set once, when the platform stops.
+    /// Set when the platform stops, and again if it is to stop sooner.
     pub stopping: watch::Receiver<Option<Stop>>,
     pub notice: Notice,
 }
@@ -358,26 +358,30 @@ async fn watch_over(
     End::Silent
 }
 
-/// Waits until the platform stops, and lets the worker finish what is in flight.
+/// Waits until the platform stops, and lets the worker finish what is in flight; sooner, if it is told so meanwhile.
 async fn drain(
     listeners: &mut Vec<OwnedFd>,
     mut stopping: watch::Receiver<Option<Stop>>,
     say: &mpsc::Sender<Word>,
 ) -> End {
-    let stopped = stopping.wait_for(Option::is_some).await;
-    let Ok(Some(Stop { grace, ending })) = stopped.map(|stop| *stop) else {
-        return std::future::pending().await;
-    };
-    // A socket that anyone holds goes on taking connections that nobody would accept.
-    listeners.clear();
-    let _ = say
-        .send(Word {
-            message: ToWorker::Drain { grace, ending },
-            descriptor: None,
-        })
-        .await;
-    sleep(grace.duration() + AFTER_GRACE).await;
-    End::NotDrained
+    loop {
+        let stopped = stopping.wait_for(Option::is_some).await;
+        let Ok(Some(Stop { grace, ending })) = stopped.map(|stop| *stop) else {
+            return std::future::pending().await;
+        };
+        // A socket that anyone holds goes on taking connections that nobody would accept.
+        listeners.clear();
+        let _ = say
+            .send(Word {
+                message: ToWorker::Drain { grace, ending },
+                descriptor: None,
+            })
+            .await;
+        tokio::select! {
+            () = sleep(grace.duration() + AFTER_GRACE) => return End::NotDrained,
+            Ok(()) = stopping.changed() => {}
+        }
+    }
 }
 
 impl fmt::Display for End {

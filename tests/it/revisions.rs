@@ -48,7 +48,7 @@ fn after_an_upgrade_of_the_engine_every_app_is_served_by_what_is_made_anew() {
 
     platform.stop();
     let artifacts = platform.data().join("artifacts");
-    let build = make_older(&platform.data());
+    let build = make_older(&platform.data(), APPS + 1);
     // As old as code is after an upgrade: what is younger than an hour might be about to become a version.
     let oldest = names(&artifacts, &format!(".{OLDER}{build}.native")).remove(0);
     let before = SystemTime::now() - Duration::from_secs(2 * 3600);
@@ -56,14 +56,7 @@ fn after_an_upgrade_of_the_engine_every_app_is_served_by_what_is_made_anew() {
     file.set_modified(before).unwrap();
 
     platform.start_again();
-    let loads: Vec<Load> = (0..APPS)
-        .map(|number| {
-            let host = platform.host(&format!("app-{number}"));
-            let pause = Duration::from_millis(10);
-            let check = Arc::new(Numbered(number));
-            Load::start(platform.listen, &host, "/", 1, pause, check)
-        })
-        .collect();
+    let loads: Vec<Load> = (0..APPS).map(|number| ask(&platform, number)).collect();
     let made = format!(".{build}.native");
     eventually("all native code is made anew", || {
         (names(&artifacts, &made).len() as u32 == APPS + 1).then_some(())
@@ -101,12 +94,47 @@ fn after_an_upgrade_of_the_engine_every_app_is_served_by_what_is_made_anew() {
     });
 }
 
+/// D32, while it serves: what is served is compiled before the new program takes over.
+#[test]
+fn a_program_with_another_engine_compiles_what_is_served_before_it_takes_over() {
+    const SERVED: u32 = 6;
+    let mut platform = Platform::configured("workers = 1");
+    for number in 0..SERVED {
+        let release = format!("[grant]\nenv = {{ RELEASE = '{number}' }}");
+        let wasm = variant(&guest("version"), number);
+        platform.deploy_with(&format!("app-{number}"), &wasm, &release);
+    }
+    let loads: Vec<Load> = (0..SERVED).map(|number| ask(&platform, number)).collect();
+    // What the running workers have loaded they keep: only the new ones find nothing.
+    eventually("every app is loaded", || {
+        let loaded = platform.metric("midge_resident_apps");
+        (loaded as u32 == SERVED).then_some(())
+    });
+    let build = make_older(&platform.data(), SERVED);
+    platform.upgrade();
+    let artifacts = platform.data().join("artifacts");
+    let made = names(&artifacts, &format!(".{build}.native"));
+    let anew = made.iter().filter(|name| !name.contains(OLDER)).count();
+    assert_eq!(anew as u32, SERVED, "{made:?}");
+    for load in loads {
+        load.stop().is_clean();
+    }
+}
+
+/// A client that asks an app again and again.
+fn ask(platform: &Platform, number: u32) -> Load {
+    let host = platform.host(&format!("app-{number}"));
+    let pause = Duration::from_millis(10);
+    let check = Arc::new(Numbered(number));
+    Load::start(platform.listen, &host, "/", 1, pause, check)
+}
+
 /// What an older revision's name begins with here.
 const OLDER: &str = "0.0-before-";
 
 /// Makes everything that was compiled the work of an older revision, on disk and in the records; returns the name of the
 /// present one.
-fn make_older(data: &Path) -> String {
+fn make_older(data: &Path, uploads: u32) -> String {
     let artifacts = data.join("artifacts");
     let mut builds = Vec::new();
     for kind in ["native", "header"] {
@@ -120,11 +148,11 @@ fn make_older(data: &Path) -> String {
             builds.push(build.strip_suffix(&format!(".{kind}")).unwrap().to_owned());
         }
     }
-    assert_eq!(builds.len() as u32, 2 * (APPS + 1));
+    assert_eq!(builds.len() as u32, 2 * uploads);
     let records = rusqlite::Connection::open(data.join("records.db")).unwrap();
     let sql = "UPDATE natives SET build = ?1 || build";
     let changed = records.execute(sql, [OLDER]).unwrap();
-    assert_eq!(changed as u32, APPS + 1);
+    assert_eq!(changed as u32, uploads);
     builds.remove(0)
 }
 

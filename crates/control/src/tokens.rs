@@ -5,13 +5,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use model::api::{CreatedToken, NewToken, Scope, TokenSummary, Verb};
-use model::{Digest, limits};
+use model::{Digest, TenantName, limits};
 
 use crate::auth::{Caller, TokenText};
 use crate::control::Platform;
 use crate::keys::write_secret;
 use crate::records::tokens::Token;
-use crate::records::{RecordsError, tokens};
+use crate::records::{RecordsError, tenants, tokens};
 
 /// Who makes the tokens that the platform writes to a file.
 const PLATFORM: &str = "platform";
@@ -55,6 +55,8 @@ pub(crate) enum TokenError {
     LabelTooLong(u64),
     #[error("there are {0} tokens of this tenant, and there may be no more; revoke one")]
     TooMany(u64),
+    #[error("there is no tenant `{0}`; `midge tenant create {0}` makes it")]
+    NoTenant(TenantName),
     #[error("there is no token `{0}` within your scope")]
     NoToken(String),
     #[error(
@@ -183,6 +185,12 @@ async fn add(platform: &Platform, by: &str, new: NewToken) -> Result<CreatedToke
     platform
         .records
         .write(move |t| {
+            // One that is made later would have an admin whom its maker does not know of.
+            if let Some(tenant) = &kept.scope.tenant
+                && !tenants::exists(t, tenant)?
+            {
+                return Err(TokenError::NoTenant(tenant.clone()));
+            }
             let most = limits::TOKENS.default;
             if tokens::count(t, kept.scope.tenant.as_ref(), now)? >= most {
                 return Err(TokenError::TooMany(most));

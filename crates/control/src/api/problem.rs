@@ -177,6 +177,7 @@ impl From<TokenError> for Refused {
             TokenError::AppWithoutTenant => (422, "scope-malformed"),
             TokenError::LabelTooLong(_) => (422, "label-too-long"),
             TokenError::TooMany(_) => (409, "too-many-tokens"),
+            TokenError::NoTenant(_) => (404, "tenant-not-found"),
             TokenError::NoToken(_) => (404, "token-not-found"),
             TokenError::ExpiresAtOnce => (422, "expiry-zero"),
         };

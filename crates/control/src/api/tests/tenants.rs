@@ -69,6 +69,12 @@ async fn nothing_is_done_for_a_tenant_there_is_not() {
     api.get("/v1/tenants/bob/apps")
         .await
         .problem(404, "tenant-not-found");
+    api.post(
+        "/v1/tokens",
+        json!({ "scope": { "tenant": "bob", "verb": "admin" } }),
+    )
+    .await
+    .problem(404, "tenant-not-found");
     let wasm = Digest::of(b"x");
     let body = json!({ "manifest": { "name": "shop" }, "wasm": wasm });
     api.post("/v1/tenants/bob/apps/shop/versions", body)

@@ -35,7 +35,7 @@ struct Published {
 }
 
 impl Embedded {
-    /// Artifacts are kept in `folder`, which is made if it is missing. One process uses a folder at a time.
+    /// Artifacts are kept in `folder`, which is made if it is missing. One process writes to a folder at a time.
     pub fn new(folder: PathBuf) -> Result<Self, DistributionError> {
         Ok(Self {
             folder: Arc::new(Folder::open(folder)?),

@@ -48,7 +48,7 @@ pub type Notice = Arc<dyn Fn(&str) + Send + Sync>;
 pub struct NodeSettings {
     /// Unique among the platform's nodes.
     pub name: String,
-    /// The node's own folder; one process uses it at a time.
+    /// The node's own folder. One process uses it at a time, but for one that leaves: it writes logs there to its end.
     pub data: PathBuf,
     /// One worker is kept for each of their slots.
     pub listeners: Listeners,

@@ -734,6 +734,33 @@ fn a_request_of_a_guests_own_is_bounded_in_every_part() {
     platform.unharmed();
 }
 
+#[test]
+fn what_the_host_holds_for_a_guest_is_bounded_in_sum() {
+    let platform = Watched::start();
+    let limits = "[limits]\ncpu = '5s'\nmemory = '256MiB'";
+    platform.deploy_with("probe", &guest("probe"), limits);
+    let check = |path: &str, expected: (u16, &str)| {
+        let reply = platform.get("probe", path);
+        let code = reply.header("midge-error").unwrap_or("ok");
+        assert_eq!((reply.status(), code), expected, "{path}");
+    };
+    let held = (200, "ok");
+    let over = (503, "memory-limit");
+    // 4 MiB in all, 64 KiB of them for the body of the answer, and some bytes for its head.
+    check("/bodies/62", held);
+    check("/bodies/63", over);
+    check("/fields/68", held);
+    check("/fields/69", over);
+    check("/copies/68", held);
+    check("/copies/69", over);
+    check("/paths/258", held);
+    check("/paths/259", over);
+    check("/dropped/1000", held);
+    let log = platform.api.get("tenants/default/apps/probe/logs");
+    assert!(log.reply.text().contains("`host-memory`"));
+    platform.unharmed();
+}
+
 /// G60
 #[test]
 fn a_guests_clocks_tell_whole_milliseconds() {

@@ -149,7 +149,8 @@ fn make_older(data: &Path, uploads: u32) -> String {
         }
     }
     assert_eq!(builds.len() as u32, 2 * uploads);
-    let records = rusqlite::Connection::open(data.join("records.db")).unwrap();
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE;
+    let records = control::connect_to_records(&data.join("records.db"), flags).unwrap();
     let sql = "UPDATE natives SET build = ?1 || build";
     let changed = records.execute(sql, [OLDER]).unwrap();
     assert_eq!(changed as u32, uploads);

@@ -7,14 +7,14 @@ use std::sync::Arc;
 
 use distribution::DistributionError;
 use model::{ArtifactKey, BackupFile, BackupManifest, Digest};
-use rusqlite::Connection;
+use rusqlite::OpenFlags;
 use tempfile::TempPath;
 
 use crate::control::{Control, Platform};
 use crate::keys;
 use crate::natives::digest_of;
 use crate::pins::Pin;
-use crate::records::{RecordsError, SCHEMA, versions};
+use crate::records::{RecordsError, SCHEMA, connect, versions};
 use crate::restore::UPLOADS;
 
 /// Why there is no backup.
@@ -54,7 +54,7 @@ pub(crate) async fn prepare(platform: &Arc<Platform>) -> Result<Backup, BackupEr
     let snapshot = snapshot(platform).await?;
     let path = snapshot.to_path_buf();
     let wasms = blocking(move || {
-        let connection = Connection::open(path).map_err(RecordsError::from)?;
+        let connection = connect(&path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         Ok(versions::wasms(&connection)?)
     })
     .await?;
@@ -137,10 +137,7 @@ async fn snapshot(platform: &Platform) -> Result<TempPath, BackupError> {
         let to = tempfile::NamedTempFile::new_in(folder)
             .map_err(|error| BackupError::Io { doing, error })?
             .into_temp_path();
-        let connection = Connection::open(from).map_err(RecordsError::from)?;
-        connection
-            .busy_timeout(std::time::Duration::from_secs(5))
-            .map_err(RecordsError::from)?;
+        let connection = connect(&from, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         connection
             .execute("VACUUM INTO ?1", [to.to_string_lossy()])
             .map_err(RecordsError::from)?;

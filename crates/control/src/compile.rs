@@ -2,6 +2,8 @@
 //!
 //! What comes back is bytes and a report about them. Nothing of either is interpreted here beyond its size and form.
 
+mod fence;
+
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -130,6 +132,7 @@ fn spawn(
         (Resource::Core, 0),
         (Resource::Nofile, 64),
     ];
+    let fence = fence::fence().map_err(io("fencing the compile child in"))?;
     let mut child = Command::new(program);
     child
         .args(arguments)
@@ -152,7 +155,8 @@ fn spawn(
                 };
                 rustix::process::setrlimit(resource, limit)?;
             }
-            rustix::thread::set_no_new_privs(true)?;
+            // Sets `no_new_privs` as well.
+            seccompiler::apply_filter(&fence).map_err(|_| io::Error::last_os_error())?;
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
             // Who serves comes first on a busy machine.
             libc::setpriority(libc::PRIO_PROCESS, 0, 5);

@@ -1,5 +1,6 @@
 //! Judging a failed guest: which outcome it is, and what its owner's log says of it.
 
+use capabilities::http::HostMemoryLimit;
 use model::{Outcome, limits};
 use wasmtime::PoolConcurrencyLimitError;
 
@@ -40,6 +41,8 @@ pub fn judge(error: &wasmtime::Error, vitals: &Vitals) -> (Outcome, String) {
         Outcome::CpuLimit
     } else if error.is::<PoolConcurrencyLimitError>() {
         Outcome::Overloaded
+    } else if error.is::<HostMemoryLimit>() {
+        return (Outcome::MemoryLimit, format!("{error:?}"));
     } else if vitals.memory_denied() {
         Outcome::MemoryLimit
     } else if let Some(misbehaviour) = error.downcast_ref::<Misbehaviour>() {

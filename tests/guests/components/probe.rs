@@ -1,6 +1,7 @@
 //! Tries one thing of the host. `/method/BYTES`, `/path/BYTES`, `/authority/BYTES`: whether a request of its own may have
 //! one so long. `/timeouts`: makes requests with timeouts that are none. `/clocks`: whether its clocks tell more than
-//! whole milliseconds.
+//! whole milliseconds. `/bodies/COUNT`, `/fields/COUNT`, `/copies/COUNT`, `/paths/COUNT`: has its host hold so many;
+//! `/dropped/COUNT`: one after the other.
 
 use wasip2::clocks::{monotonic_clock, wall_clock};
 use wasip2::http::outgoing_handler;
@@ -21,9 +22,45 @@ fn handle(request: IncomingRequest, out: ResponseOutparam) {
         "path" => taken(own.set_path_with_query(Some(&format!("/{long}?x")))).into(),
         "authority" => taken(own.set_authority(Some(&long))).into(),
         "timeouts" => timeouts(),
-        _ => clocks().into(),
+        "clocks" => clocks().into(),
+        what => return hold(what, guests::number(&request, 1, 0), out),
     };
     guests::answer(out, 200, &said);
+}
+
+/// Answers while it holds `count` of them.
+fn hold(what: &str, count: u64, out: ResponseOutparam) {
+    let all = 0..count;
+    let full = || {
+        let fields = Fields::new();
+        fields.append("x", &[b'a'; 60_000]).expect("a field");
+        fields
+    };
+    let request = || OutgoingRequest::new(Fields::new());
+    let _held: Box<dyn std::any::Any> = match what {
+        "bodies" => Box::new(Vec::from_iter(all.map(|_| {
+            let request = request();
+            let body = request.body().expect("a body");
+            let stream = body.write().expect("its stream");
+            let room = stream.check_write().expect("room");
+            stream.write(&vec![7; room as usize]).expect("to write");
+            (stream, body, request)
+        }))),
+        "fields" => Box::new(Vec::from_iter(all.map(|_| full()))),
+        "copies" => {
+            let fields = full();
+            Box::new(Vec::from_iter(all.map(|_| fields.clone())))
+        }
+        "paths" => Box::new(Vec::from_iter(all.map(|_| {
+            let request = request();
+            let path = "/".repeat(16_000);
+            request.set_path_with_query(Some(&path)).expect("a path");
+            request
+        }))),
+        "dropped" => Box::new(all.for_each(|_| drop(full()))),
+        _ => panic!("there is no `{what}` to hold"),
+    };
+    guests::answer(out, 200, "held");
 }
 
 fn timeouts() -> String {

@@ -5,6 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use model::Digest;
+use rusqlite::types::Value;
+use rusqlite::{Connection, OpenFlags, Row};
 
 use super::Chance;
 use crate::{Platform, guest, variant};
@@ -97,6 +99,8 @@ struct Turn {
     changes: Vec<String>,
     /// Changed files that nothing can replace: the platform may refuse to start without them.
     needed: Vec<&'static str>,
+    /// The records hold something else than before: it must.
+    other_records: bool,
 }
 
 impl Turn {
@@ -146,9 +150,13 @@ impl Turn {
             let place = path.strip_prefix(&data).expect("it lies below");
             format!("{}: {}", place.display(), change(path, chance))
         };
+        let changes = paths.iter().map(change).collect();
+        let records = |data: &Path| content(&data.join("records.db"));
+        let whole = records(kept).expect("whole records can be read");
         Self {
-            changes: paths.iter().map(change).collect(),
+            changes,
             needed,
+            other_records: records(&data).ok() != Some(whole),
         }
     }
 
@@ -162,7 +170,11 @@ impl Turn {
         const NOBODY: &str = "nobody";
         fs::write(platform.folder().join("log"), "").expect("the log can be emptied");
         tally.starts += 1;
-        if let Err(said) = platform.try_start_again() {
+        let started = platform.try_start_again();
+        if started.is_ok() && self.other_records {
+            fail(NOBODY, "it started with other records".into());
+        }
+        if let Err(said) = started {
             tally.refused_starts += 1;
             if !self.needed.iter().any(|name| said.contains(name)) || said.contains("panicked") {
                 fail(NOBODY, format!("it refused to start and said: {said}"));
@@ -222,6 +234,27 @@ fn change(path: &Path, chance: &mut Chance) -> String {
     fs::write(path, bytes).expect("a file can be written");
     fs::set_permissions(path, mode).expect("a file's mode can be set");
     what
+}
+
+/// Everything that a file of records holds: not all of its bytes mean something.
+fn content(path: &Path) -> rusqlite::Result<Vec<Vec<Value>>> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    let uri = format!("file:{}?immutable=1", path.display());
+    let records = Connection::open_with_flags(uri, flags)?;
+    let rows = |sql: &str| -> rusqlite::Result<Vec<Vec<Value>>> {
+        let mut statement = records.prepare(sql)?;
+        let columns = statement.column_count();
+        let row = |row: &Row<'_>| (0..columns).map(|column| row.get(column)).collect();
+        statement.query_map([], row)?.collect()
+    };
+    let mut all = rows("SELECT type, name, tbl_name, sql FROM sqlite_schema")?;
+    all.extend(rows("PRAGMA user_version")?);
+    for table in rows("SELECT name FROM sqlite_schema WHERE type = 'table'")? {
+        if let [Value::Text(table)] = &table[..] {
+            all.extend(rows(&format!("SELECT * FROM \"{table}\""))?);
+        }
+    }
+    Ok(all)
 }
 
 /// Copies a folder to where none is.

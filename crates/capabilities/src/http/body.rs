@@ -10,6 +10,8 @@ use http::HeaderMap;
 use http_body::Frame;
 use model::{Outcome, limits};
 
+use super::{Held, HostMemory, HostMemoryLimit};
+
 /// The most body bytes that wait between guest and connection, in either direction.
 const CHUNK: usize = limits::BODY_CHUNK.default.as_usize();
 
@@ -142,6 +144,8 @@ struct OutgoingState {
     discarding: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
+    /// Counted for its guest as long as there is a body.
+    _memory: Option<Held>,
 }
 
 impl OutgoingState {
@@ -164,6 +168,15 @@ pub struct Closed;
 
 impl Outgoing {
     pub fn new() -> Self {
+        Self::made(None)
+    }
+
+    /// A body whose guest may have many of them.
+    pub fn held(memory: &HostMemory) -> Result<Self, HostMemoryLimit> {
+        Ok(Self::made(Some(memory.hold(CHUNK)?)))
+    }
+
+    fn made(memory: Option<Held>) -> Self {
         Self(Arc::new(Mutex::new(OutgoingState {
             chunks: VecDeque::new(),
             waiting: 0,
@@ -173,6 +186,7 @@ impl Outgoing {
             discarding: false,
             reader: None,
             writer: None,
+            _memory: memory,
         })))
     }
 

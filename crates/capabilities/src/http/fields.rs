@@ -5,12 +5,22 @@ use std::sync::Arc;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use model::limits;
 
-/// A set of header fields. Copies share until one of them changes.
-#[derive(Debug, Clone, Default)]
+use super::{Held, HostMemory, HostMemoryLimit};
+
+/// A set of header fields.
+#[derive(Debug)]
 pub struct Fields {
-    map: Arc<HeaderMap>,
-    bytes: usize,
+    section: Arc<Section>,
     immutable: bool,
+}
+
+/// Shared only by fields that stay as they are.
+#[derive(Debug, Default)]
+struct Section {
+    map: HeaderMap,
+    /// What was made here; what was received is not the guest's to account for.
+    held: Option<Held>,
+    bytes: usize,
 }
 
 /// Why a change was refused.
@@ -22,68 +32,111 @@ pub enum FieldError {
     Forbidden,
     /// These are fields of something that has been received or handed over.
     Immutable,
+    /// They would be more than the host holds for one invocation.
+    HostMemory(HostMemoryLimit),
 }
 
 impl Fields {
+    /// None yet.
+    pub fn new(memory: &HostMemory) -> Result<Self, HostMemoryLimit> {
+        Self::made(memory, HeaderMap::new(), 0)
+    }
+
     /// The fields of something received: they stay as they are.
-    pub fn received(map: Arc<HeaderMap>) -> Self {
+    pub fn received(map: HeaderMap) -> Self {
         Self {
-            map,
-            bytes: 0,
+            section: Arc::new(Section {
+                map,
+                ..Section::default()
+            }),
             immutable: true,
         }
+    }
+
+    fn made(memory: &HostMemory, map: HeaderMap, bytes: usize) -> Result<Self, HostMemoryLimit> {
+        let held = memory.hold(bytes)?;
+        Ok(Self {
+            section: Arc::new(Section {
+                map,
+                held: Some(held),
+                bytes,
+            }),
+            immutable: false,
+        })
     }
 
     /// The same fields, not to be changed any more.
-    pub fn frozen(&self) -> Self {
+    pub fn frozen(self) -> Self {
         Self {
             immutable: true,
-            ..self.clone()
+            ..self
         }
     }
 
-    /// The same fields, open to changes.
-    pub fn thawed(&self) -> Self {
-        let bytes = self.map.iter().map(|(name, value)| size(name, value)).sum();
+    /// A second handle of frozen fields.
+    pub fn shared(&self) -> Self {
+        assert!(self.immutable, "fields that change are nobody else's");
         Self {
-            map: self.map.clone(),
-            bytes,
-            immutable: false,
+            section: self.section.clone(),
+            immutable: true,
         }
+    }
+
+    /// A copy that is open to changes.
+    pub fn thawed(&self, memory: &HostMemory) -> Result<Self, HostMemoryLimit> {
+        let map = self.map();
+        let bytes = map.iter().map(|(name, value)| size(name, value)).sum();
+        Self::made(memory, map.clone(), bytes)
     }
 
     pub fn map(&self) -> &HeaderMap {
-        &self.map
+        &self.section.map
     }
 
     pub fn into_map(self) -> HeaderMap {
-        Arc::unwrap_or_clone(self.map)
+        match Arc::try_unwrap(self.section) {
+            Ok(section) => section.map,
+            Err(shared) => shared.map.clone(),
+        }
     }
 
     pub fn append(&mut self, name: &str, value: &[u8]) -> Result<(), FieldError> {
-        let (name, value) = self.parse(name, value)?;
-        let bytes = self.bytes + size(&name, &value);
-        if bytes > limits::HEADER_BYTES.default.as_usize()
-            || self.map.len() as u64 >= limits::HEADER_FIELDS.default
-        {
-            return Err(FieldError::Invalid);
+        let name = self.name(name)?;
+        let value = HeaderValue::from_bytes(value).map_err(|_| FieldError::Invalid)?;
+        let section = self.open();
+        section.resize(section.map.len() + 1, section.bytes + size(&name, &value))?;
+        section.map.append(name, value);
+        Ok(())
+    }
+
+    /// Puts these values in the place of those that the field has; all of them or none.
+    pub fn set(&mut self, name: &str, values: &[Vec<u8>]) -> Result<(), FieldError> {
+        let name = self.name(name)?;
+        let values: Vec<HeaderValue> = values
+            .iter()
+            .map(|value| HeaderValue::from_bytes(value).map_err(|_| FieldError::Invalid))
+            .collect::<Result<_, _>>()?;
+        let section = self.open();
+        let bytes = |value: &HeaderValue| size(&name, value);
+        let before: Vec<usize> = section.map.get_all(&name).iter().map(bytes).collect();
+        let after: usize = values.iter().map(bytes).sum();
+        section.resize(
+            section.map.len() - before.len() + values.len(),
+            section.bytes - before.iter().sum::<usize>() + after,
+        )?;
+        section.map.remove(&name);
+        for value in values {
+            section.map.append(&name, value);
         }
-        Arc::make_mut(&mut self.map).append(name, value);
-        self.bytes = bytes;
         Ok(())
     }
 
     pub fn remove(&mut self, name: &str) -> Result<(), FieldError> {
-        let (name, _) = self.parse(name, b"")?;
-        let map = Arc::make_mut(&mut self.map);
-        if let http::header::Entry::Occupied(entry) = map.entry(&name) {
-            let (_, values) = entry.remove_entry_mult();
-            self.bytes -= values.map(|value| size(&name, &value)).sum::<usize>();
-        }
-        Ok(())
+        self.set(name, &[])
     }
 
-    fn parse(&self, name: &str, value: &[u8]) -> Result<(HeaderName, HeaderValue), FieldError> {
+    /// A name that may be changed in these fields.
+    fn name(&self, name: &str) -> Result<HeaderName, FieldError> {
         if self.immutable {
             return Err(FieldError::Immutable);
         }
@@ -91,8 +144,27 @@ impl Fields {
         if is_forbidden(&name) {
             return Err(FieldError::Forbidden);
         }
-        let value = HeaderValue::from_bytes(value).map_err(|_| FieldError::Invalid)?;
-        Ok((name, value))
+        Ok(name)
+    }
+
+    fn open(&mut self) -> &mut Section {
+        Arc::get_mut(&mut self.section).expect("fields that change are nobody else's")
+    }
+}
+
+impl Section {
+    /// Counts so many fields of so many bytes, unless they are more than before and too many.
+    fn resize(&mut self, fields: usize, bytes: usize) -> Result<(), FieldError> {
+        let too_many = fields as u64 > limits::HEADER_FIELDS.default && fields > self.map.len();
+        let too_long = bytes > limits::HEADER_BYTES.default.as_usize() && bytes > self.bytes;
+        if too_many || too_long {
+            return Err(FieldError::Invalid);
+        }
+        if let Some(held) = &mut self.held {
+            held.resize(bytes).map_err(FieldError::HostMemory)?;
+        }
+        self.bytes = bytes;
+        Ok(())
     }
 }
 
@@ -124,14 +196,14 @@ fn size(name: &HeaderName, value: &HeaderValue) -> usize {
 mod tests {
     use super::*;
 
+    fn empty() -> Fields {
+        Fields::new(&HostMemory::default()).unwrap()
+    }
+
     #[test]
     fn fields_that_frame_a_message_and_malformed_ones_are_refused() {
         let check = |name: &str, value: &str, expected| {
-            assert_eq!(
-                Fields::default().append(name, value.as_bytes()),
-                expected,
-                "{name}"
-            );
+            assert_eq!(empty().append(name, value.as_bytes()), expected, "{name}");
         };
         check("x-a", "1", Ok(()));
         check("Content-Length", "5", Ok(()));
@@ -146,12 +218,12 @@ mod tests {
 
     #[test]
     fn fields_are_bounded_in_number_and_bytes() {
-        let mut many = Fields::default();
+        let mut many = empty();
         let taken = (0..40_000)
             .take_while(|i| many.append(&format!("x-{i}"), b"").is_ok())
             .count();
         assert_eq!(taken as u64, limits::HEADER_FIELDS.default);
-        let mut large = Fields::default();
+        let mut large = empty();
         assert_eq!(
             large.append("x", &vec![b'a'; 10 << 20]),
             Err(FieldError::Invalid)
@@ -163,10 +235,47 @@ mod tests {
     }
 
     #[test]
+    fn values_are_replaced_all_or_none() {
+        let mut fields = empty();
+        fields.append("x", b"1").unwrap();
+        fields.append("x", b"2").unwrap();
+        let bad = [b"3".to_vec(), b"4\n".to_vec()];
+        assert_eq!(fields.set("x", &bad), Err(FieldError::Invalid));
+        let long = [vec![b'5'; 60_000], vec![b'6'; 60_000]];
+        assert_eq!(fields.set("x", &long), Err(FieldError::Invalid));
+        let values = |fields: &Fields| -> Vec<Vec<u8>> {
+            let values = fields.map().get_all("x").iter();
+            values.map(|value| value.as_bytes().to_vec()).collect()
+        };
+        assert_eq!(values(&fields), [b"1", b"2"]);
+        fields.set("X", &[b"7".to_vec(), b"8".to_vec()]).unwrap();
+        assert_eq!(values(&fields), [b"7", b"8"]);
+        fields.set("x", &[]).unwrap();
+        assert!(fields.map().is_empty());
+    }
+
+    #[test]
     fn received_fields_stay_as_they_are() {
-        let mut fields = Fields::received(Arc::default());
+        let mut fields = Fields::received(HeaderMap::new());
         assert_eq!(fields.append("x", b""), Err(FieldError::Immutable));
         assert_eq!(fields.remove("x"), Err(FieldError::Immutable));
-        assert_eq!(fields.thawed().append("x", b""), Ok(()));
+        let mut thawed = fields.thawed(&HostMemory::default()).unwrap();
+        assert_eq!(thawed.append("x", b""), Ok(()));
+    }
+
+    #[test]
+    fn what_copies_have_is_held_until_the_last_is_gone() {
+        let memory = HostMemory::default();
+        let mut fields = Fields::new(&memory).unwrap();
+        fields.append("x", &[b'a'; 60_000]).unwrap();
+        let fields = fields.frozen();
+        let second = fields.shared();
+        let most = limits::HOST_MEMORY.default.as_usize();
+        drop(fields);
+        assert!(memory.hold(most - 60_000).is_err());
+        let copies: Vec<Fields> = (0..).map_while(|_| second.thawed(&memory).ok()).collect();
+        assert_eq!(copies.len(), most / 60_033 - 1);
+        drop((second, copies));
+        assert!(memory.hold(most).is_ok());
     }
 }

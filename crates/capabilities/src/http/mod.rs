@@ -2,10 +2,12 @@
 
 mod body;
 mod fields;
+mod held;
 pub mod host;
 
 pub use body::{BodyError, Closed, Incoming, Outgoing, OutgoingReader, RequestBody, Truncated};
 pub use fields::{FieldError, Fields, is_forbidden};
+pub use held::{Held, HostMemory, HostMemoryLimit};
 
 use http::{HeaderMap, StatusCode};
 

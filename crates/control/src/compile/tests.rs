@@ -100,6 +100,25 @@ async fn the_kernel_keeps_the_limits_of_a_child() {
     check(&limits, "1000 bytes").await;
 }
 
+#[tokio::test]
+async fn a_child_reaches_nobody() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let reach = format!(
+        "exec /bin/bash -c 'exec 4<>/dev/tcp/{}'",
+        listener.local_addr().unwrap().to_string().replace(':', "/")
+    );
+    check(&reach, "Permission denied").await;
+    let nobody = listener.accept().unwrap_err();
+    assert_eq!(nobody.kind(), io::ErrorKind::WouldBlock);
+    // The same, unfenced.
+    let status = std::process::Command::new("/bin/sh")
+        .args(["-c", &reach])
+        .status();
+    assert!(status.unwrap().success());
+    assert!(listener.accept().is_ok());
+}
+
 #[test]
 fn an_upload_may_take_time_and_room_by_its_size() {
     let check = |bytes: u64, cpu_ms: u64, output: u64| {

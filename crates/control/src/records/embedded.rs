@@ -6,6 +6,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use model::limits;
+use rusqlite::functions::FunctionFlags;
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
@@ -171,25 +173,61 @@ fn open(path: &Path) -> Result<Connection, RecordsError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut connection =
-        Connection::open_with_flags(path, flags).map_err(|error| RecordsError::Unopened {
-            path: path.to_owned(),
-            error,
-        })?;
-    connection.busy_timeout(Duration::from_secs(5))?;
+    let mut connection = connect(path, flags)?;
     connection.set_prepared_statement_cache_capacity(128);
-    check_schema(&connection, path)?;
+    check_version(&connection, path)?;
     connection.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
          PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;",
     )?;
-    check_pages(&connection, path)?;
-    migrate(&mut connection)?;
+    check_content(&connection, path)?;
+    migrate_to(&mut connection, SCHEMA)?;
     Ok(connection)
 }
 
-fn check_schema(connection: &Connection, path: &Path) -> Result<(), RecordsError> {
-    let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+/// A connection to a file of records that knows the functions which its schema names. Nothing is checked.
+pub fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, RecordsError> {
+    let unopened = |error| RecordsError::Unopened {
+        path: path.to_owned(),
+        error,
+    };
+    let connection = Connection::open_with_flags(path, flags).map_err(unopened)?;
+    know_row_sum(&connection).map_err(unopened)?;
+    connection.busy_timeout(Duration::from_secs(5))?;
+    Ok(connection)
+}
+
+/// `row_sum(…)`: the CRC-32C of its arguments, each with its type and its length before it.
+fn know_row_sum(connection: &Connection) -> rusqlite::Result<()> {
+    let flags = FunctionFlags::SQLITE_UTF8
+        | FunctionFlags::SQLITE_DETERMINISTIC
+        | FunctionFlags::SQLITE_INNOCUOUS;
+    connection.create_scalar_function("row_sum", -1, flags, |arguments| {
+        let mut sum = 0;
+        let mut add = |kind: u8, bytes: &[u8]| {
+            sum = crc32c::crc32c_append(sum, &[kind]);
+            sum = crc32c::crc32c_append(sum, &(bytes.len() as u64).to_le_bytes());
+            sum = crc32c::crc32c_append(sum, bytes);
+        };
+        for index in 0..arguments.len() {
+            match arguments.get_raw(index) {
+                ValueRef::Null => add(0, &[]),
+                ValueRef::Integer(number) => add(1, &number.to_le_bytes()),
+                ValueRef::Real(number) => add(2, &number.to_le_bytes()),
+                ValueRef::Text(text) => add(3, text),
+                ValueRef::Blob(bytes) => add(4, bytes),
+            }
+        }
+        Ok(sum)
+    })
+}
+
+fn version(connection: &Connection) -> rusqlite::Result<u32> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+}
+
+fn check_version(connection: &Connection, path: &Path) -> Result<(), RecordsError> {
+    let found = version(connection)?;
     if found > SCHEMA {
         return Err(RecordsError::Newer {
             path: path.to_owned(),
@@ -200,20 +238,50 @@ fn check_schema(connection: &Connection, path: &Path) -> Result<(), RecordsError
     Ok(())
 }
 
-fn check_pages(connection: &Connection, path: &Path) -> Result<(), RecordsError> {
-    let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+/// Finds what changed on disk: the file's structure, its indices, the sum of each row, and the schema itself.
+fn check_content(connection: &Connection, path: &Path) -> Result<(), RecordsError> {
+    let damaged = |found: String| RecordsError::Damaged {
+        path: path.to_owned(),
+        found,
+    };
+    let found: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
     if found != "ok" {
-        return Err(RecordsError::Damaged {
-            path: path.to_owned(),
-            found,
-        });
+        return Err(damaged(found));
+    }
+    let mut fresh = Connection::open_in_memory()?;
+    know_row_sum(&fresh)?;
+    migrate_to(&mut fresh, version(connection)?)?;
+    let schema = schema_of(connection)?;
+    if schema != schema_of(&fresh)? {
+        return Err(damaged("its schema is not the one that was written".into()));
+    }
+    for [_, table, _] in schema.iter().filter(|entry| entry[0] == "table") {
+        let columns =
+            "SELECT group_concat(name, ', ') FROM pragma_table_xinfo(?1) WHERE hidden = 0";
+        let columns: String = connection.query_row(columns, [table], |row| row.get(0))?;
+        let changed = format!("SELECT count(*) FROM {table} WHERE sum IS NOT row_sum({columns})");
+        let changed: i64 = connection.query_row(&changed, [], |row| row.get(0))?;
+        if changed > 0 {
+            return Err(damaged(format!(
+                "{changed} rows of `{table}` are not what was written"
+            )));
+        }
     }
     Ok(())
 }
 
-fn migrate(connection: &mut Connection) -> Result<(), RecordsError> {
-    let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    for (index, step) in MIGRATIONS.iter().enumerate().skip(found as usize) {
+/// The type, the name and the text of everything that the schema holds.
+fn schema_of(connection: &Connection) -> rusqlite::Result<Vec<[String; 3]>> {
+    let sql = "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY type, name";
+    let mut statement = connection.prepare(sql)?;
+    let rows = statement.query_map([], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?]))?;
+    rows.collect()
+}
+
+fn migrate_to(connection: &mut Connection, wanted: u32) -> Result<(), RecordsError> {
+    let found = version(connection)?;
+    let steps = MIGRATIONS.iter().enumerate().take(wanted as usize);
+    for (index, step) in steps.skip(found as usize) {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute_batch(step)?;
         transaction.pragma_update(None, "user_version", index as u32 + 1)?;

@@ -21,6 +21,7 @@ use rusqlite::ErrorCode;
 
 pub use embedded::Records;
 pub(crate) use embedded::check;
+pub use embedded::connect;
 pub(crate) use row::{integer, json, json_text, number, parsed};
 pub use schema::SCHEMA;
 

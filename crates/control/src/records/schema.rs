@@ -1,4 +1,7 @@
 //! The records' schema: each step from one version of it to the next, in order. A step that was released never changes.
+//!
+//! Each row ends with the sum of its columns, which is checked when the records are opened: SQLite has no check of its
+//! own that notices a changed bit in a row.
 
 /// The schema that this midge writes.
 pub const SCHEMA: u32 = MIGRATIONS.len() as u32;
@@ -8,11 +11,13 @@ pub(super) const MIGRATIONS: &[&str] = &[
     "
 CREATE TABLE meta (
     key TEXT NOT NULL PRIMARY KEY,
-    value TEXT NOT NULL
+    value TEXT NOT NULL,
+    sum INTEGER NOT NULL AS (row_sum(key, value)) STORED
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE tenants (
-    name TEXT NOT NULL PRIMARY KEY
+    name TEXT NOT NULL PRIMARY KEY,
+    sum INTEGER NOT NULL AS (row_sum(name)) STORED
 ) STRICT, WITHOUT ROWID;
 INSERT INTO tenants (name) VALUES ('default');
 
@@ -24,6 +29,7 @@ CREATE TABLE apps (
     revision INTEGER NOT NULL,
     version INTEGER,
     deleted INTEGER NOT NULL DEFAULT 0,
+    sum INTEGER NOT NULL AS (row_sum(tenant, name, latest, revision, version, deleted)) STORED,
     PRIMARY KEY (tenant, name),
     FOREIGN KEY (tenant, name, version) REFERENCES versions (tenant, app, number) DEFERRABLE INITIALLY DEFERRED
 ) STRICT, WITHOUT ROWID;
@@ -39,6 +45,7 @@ CREATE TABLE versions (
     imports TEXT NOT NULL,
     created_ms INTEGER NOT NULL,
     created_by TEXT NOT NULL,
+    sum INTEGER NOT NULL AS (row_sum(tenant, app, number, manifest, wasm, wasm_bytes, kind, imports, created_ms, created_by)) STORED,
     PRIMARY KEY (tenant, app, number),
     FOREIGN KEY (tenant, app) REFERENCES apps (tenant, name)
 ) STRICT, WITHOUT ROWID;
@@ -55,6 +62,7 @@ CREATE TABLE deployments (
     generation INTEGER NOT NULL,
     at_ms INTEGER NOT NULL,
     made_by TEXT NOT NULL,
+    sum INTEGER NOT NULL AS (row_sum(tenant, app, revision, version, cause, generation, at_ms, made_by)) STORED,
     PRIMARY KEY (tenant, app, revision),
     FOREIGN KEY (tenant, app) REFERENCES apps (tenant, name)
 ) STRICT, WITHOUT ROWID;
@@ -66,6 +74,7 @@ CREATE TABLE routes (
     tenant TEXT NOT NULL,
     app TEXT NOT NULL,
     own INTEGER NOT NULL,
+    sum INTEGER NOT NULL AS (row_sum(host, path, tenant, app, own)) STORED,
     PRIMARY KEY (host, path),
     FOREIGN KEY (tenant, app) REFERENCES apps (tenant, name)
 ) STRICT, WITHOUT ROWID;
@@ -77,6 +86,7 @@ CREATE TABLE uploads (
     digest TEXT NOT NULL,
     bytes INTEGER NOT NULL,
     at_ms INTEGER NOT NULL,
+    sum INTEGER NOT NULL AS (row_sum(tenant, digest, bytes, at_ms)) STORED,
     PRIMARY KEY (tenant, digest)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX uploads_by_digest ON uploads (digest);
@@ -85,6 +95,7 @@ CREATE TABLE natives (
     wasm TEXT NOT NULL,
     build TEXT NOT NULL,
     inspection TEXT NOT NULL,
+    sum INTEGER NOT NULL AS (row_sum(wasm, build, inspection)) STORED,
     PRIMARY KEY (wasm, build)
 ) STRICT, WITHOUT ROWID;
 
@@ -99,7 +110,8 @@ CREATE TABLE tokens (
     created_by TEXT NOT NULL,
     expires_ms INTEGER,
     revoked_ms INTEGER,
-    last_used_ms INTEGER
+    last_used_ms INTEGER,
+    sum INTEGER NOT NULL AS (row_sum(id, hash, label, tenant, app, verb, created_ms, created_by, expires_ms, revoked_ms, last_used_ms)) STORED
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE replies (
@@ -110,6 +122,7 @@ CREATE TABLE replies (
     content_type TEXT NOT NULL,
     body BLOB NOT NULL,
     at_ms INTEGER NOT NULL,
+    sum INTEGER NOT NULL AS (row_sum(token, key, request, status, content_type, body, at_ms)) STORED,
     PRIMARY KEY (token, key)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX replies_by_time ON replies (at_ms);
@@ -117,7 +130,8 @@ CREATE INDEX replies_by_time ON replies (at_ms);
 CREATE TABLE generations (
     generation INTEGER NOT NULL PRIMARY KEY,
     root TEXT NOT NULL,
-    delta TEXT
+    delta TEXT,
+    sum INTEGER NOT NULL AS (row_sum(generation, root, delta)) STORED
 ) STRICT, WITHOUT ROWID;
 ",
 ];

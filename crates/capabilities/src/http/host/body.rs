@@ -150,7 +150,7 @@ impl types::HostFutureTrailers for HttpView<'_> {
         }
         Ok(Some(Ok(match future.body.trailers() {
             Ok(None) => Ok(None),
-            Ok(Some(map)) => Ok(Some(self.table.push(Fields::received(map.into()))?)),
+            Ok(Some(map)) => Ok(Some(self.table.push(Fields::received(map))?)),
             Err(error) => Err(body_error_code(error)),
         })))
     }

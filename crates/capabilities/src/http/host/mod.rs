@@ -7,13 +7,11 @@ mod response;
 
 pub use body::BodyInput;
 
-use std::sync::Arc;
-
 use http::HeaderMap;
 use tokio::sync::oneshot;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 
-use super::{Answer, FieldError, Fields, Incoming, Outgoing};
+use super::{Answer, FieldError, Fields, HostMemory, Incoming, Outgoing};
 use bindings::wasi::http::types::{self, ErrorCode, HeaderError};
 
 mod bindings {
@@ -47,6 +45,7 @@ pub use response::ResponseOutparam;
 pub struct HttpContext {
     answer: Option<oneshot::Sender<Answer>>,
     body: Option<Outgoing>,
+    memory: HostMemory,
 }
 
 impl HttpContext {
@@ -55,6 +54,7 @@ impl HttpContext {
         Self {
             answer: Some(answer),
             body: None,
+            memory: HostMemory::default(),
         }
     }
 
@@ -110,14 +110,15 @@ pub fn add_to_linker<T: HttpData>(linker: &mut Linker<T>) -> wasmtime::Result<()
     bindings::wasi::http::outgoing_handler::add_to_linker::<T, Http>(linker, T::http)
 }
 
-impl From<FieldError> for HeaderError {
-    fn from(error: FieldError) -> Self {
-        match error {
-            FieldError::Invalid => Self::InvalidSyntax,
-            FieldError::Forbidden => Self::Forbidden,
-            FieldError::Immutable => Self::Immutable,
-        }
-    }
+/// What a guest is told of a change to its fields; one that would be too much for its host ends it.
+fn changed(result: Result<(), FieldError>) -> wasmtime::Result<Result<(), HeaderError>> {
+    Ok(Err(match result {
+        Ok(()) => return Ok(Ok(())),
+        Err(FieldError::Invalid) => HeaderError::InvalidSyntax,
+        Err(FieldError::Forbidden) => HeaderError::Forbidden,
+        Err(FieldError::Immutable) => HeaderError::Immutable,
+        Err(FieldError::HostMemory(limit)) => return Err(limit.into()),
+    }))
 }
 
 impl types::Host for HttpView<'_> {
@@ -135,17 +136,18 @@ impl types::Host for HttpView<'_> {
 
 impl types::HostFields for HttpView<'_> {
     fn new(&mut self) -> wasmtime::Result<Resource<Fields>> {
-        Ok(self.table.push(Fields::default())?)
+        let fields = Fields::new(&self.context.memory)?;
+        Ok(self.table.push(fields)?)
     }
 
     fn from_list(
         &mut self,
         entries: Vec<(String, Vec<u8>)>,
     ) -> wasmtime::Result<Result<Resource<Fields>, HeaderError>> {
-        let mut fields = Fields::default();
+        let mut fields = Fields::new(&self.context.memory)?;
         for (name, value) in entries {
-            if let Err(error) = fields.append(&name, &value) {
-                return Ok(Err(error.into()));
+            if let Err(error) = changed(fields.append(&name, &value))? {
+                return Ok(Err(error));
             }
         }
         Ok(Ok(self.table.push(fields)?))
@@ -169,17 +171,7 @@ impl types::HostFields for HttpView<'_> {
         name: String,
         values: Vec<Vec<u8>>,
     ) -> wasmtime::Result<Result<(), HeaderError>> {
-        let fields = self.table.get_mut(&fields)?;
-        let mut changed = fields.clone();
-        let result = changed.remove(&name).and_then(|()| {
-            values
-                .iter()
-                .try_for_each(|value| changed.append(&name, value))
-        });
-        if result.is_ok() {
-            *fields = changed;
-        }
-        Ok(result.map_err(Into::into))
+        changed(self.table.get_mut(&fields)?.set(&name, &values))
     }
 
     fn delete(
@@ -187,11 +179,7 @@ impl types::HostFields for HttpView<'_> {
         fields: Resource<Fields>,
         name: String,
     ) -> wasmtime::Result<Result<(), HeaderError>> {
-        Ok(self
-            .table
-            .get_mut(&fields)?
-            .remove(&name)
-            .map_err(Into::into))
+        changed(self.table.get_mut(&fields)?.remove(&name))
     }
 
     fn append(
@@ -200,11 +188,7 @@ impl types::HostFields for HttpView<'_> {
         name: String,
         value: Vec<u8>,
     ) -> wasmtime::Result<Result<(), HeaderError>> {
-        Ok(self
-            .table
-            .get_mut(&fields)?
-            .append(&name, &value)
-            .map_err(Into::into))
+        changed(self.table.get_mut(&fields)?.append(&name, &value))
     }
 
     fn entries(&mut self, fields: Resource<Fields>) -> wasmtime::Result<Vec<(String, Vec<u8>)>> {
@@ -216,7 +200,8 @@ impl types::HostFields for HttpView<'_> {
     }
 
     fn clone(&mut self, fields: Resource<Fields>) -> wasmtime::Result<Resource<Fields>> {
-        let copy = self.table.get(&fields)?.thawed();
+        let fields = self.table.get(&fields)?;
+        let copy = fields.thawed(&self.context.memory)?;
         Ok(self.table.push(copy)?)
     }
 
@@ -239,8 +224,4 @@ fn take_trailers(
     trailers
         .map(|fields| Ok(take_fields(table, fields)?.into_map()))
         .transpose()
-}
-
-fn received(table: &mut ResourceTable, map: &Arc<HeaderMap>) -> wasmtime::Result<Resource<Fields>> {
-    Ok(table.push(Fields::received(map.clone()))?)
 }

@@ -11,7 +11,7 @@ use super::bindings::wasi::http::outgoing_handler;
 use super::bindings::wasi::http::types::{self, ErrorCode, Method, Scheme};
 use super::body::{IncomingBody, OutgoingBody};
 use super::{HttpView, take_fields};
-use crate::http::{Fields, Outgoing};
+use crate::http::{Fields, Held, Outgoing};
 
 /// A request that a guest makes.
 pub struct OutgoingRequest {
@@ -21,6 +21,8 @@ pub struct OutgoingRequest {
     authority: Option<String>,
     headers: Fields,
     body_taken: bool,
+    /// For the path, which is the only part besides that is long.
+    held: Held,
 }
 
 /// How long a guest would wait, in nanoseconds.
@@ -58,6 +60,7 @@ fn is_within(text: &str, limit: Size) -> bool {
 impl types::HostOutgoingRequest for HttpView<'_> {
     fn new(&mut self, headers: Resource<Fields>) -> wasmtime::Result<Resource<OutgoingRequest>> {
         let headers = take_fields(self.table, headers)?;
+        let held = self.context.memory.hold(0)?;
         Ok(self.table.push(OutgoingRequest {
             method: Method::Get,
             path_with_query: None,
@@ -65,6 +68,7 @@ impl types::HostOutgoingRequest for HttpView<'_> {
             authority: None,
             headers,
             body_taken: false,
+            held,
         })?)
     }
 
@@ -76,9 +80,8 @@ impl types::HostOutgoingRequest for HttpView<'_> {
         if std::mem::replace(&mut request.body_taken, true) {
             return Ok(Err(()));
         }
-        Ok(Ok(self
-            .table
-            .push(OutgoingBody::new(Outgoing::new(), None))?))
+        let body = Outgoing::held(&self.context.memory)?;
+        Ok(Ok(self.table.push(OutgoingBody::new(body, None))?))
     }
 
     fn method(&mut self, request: Resource<OutgoingRequest>) -> wasmtime::Result<Method> {
@@ -120,7 +123,9 @@ impl types::HostOutgoingRequest for HttpView<'_> {
         if path.as_deref().is_some_and(|path| !fits(path)) {
             return Ok(Err(()));
         }
-        self.table.get_mut(&request)?.path_with_query = path;
+        let request = self.table.get_mut(&request)?;
+        request.held.resize(path.as_ref().map_or(0, String::len))?;
+        request.path_with_query = path;
         Ok(Ok(()))
     }
 
@@ -169,7 +174,7 @@ impl types::HostOutgoingRequest for HttpView<'_> {
         &mut self,
         request: Resource<OutgoingRequest>,
     ) -> wasmtime::Result<Resource<Fields>> {
-        let headers = self.table.get(&request)?.headers.frozen();
+        let headers = self.table.get(&request)?.headers.shared();
         Ok(self.table.push(headers)?)
     }
 

@@ -1,13 +1,10 @@
 //! The request a guest is handed.
 
-use std::sync::Arc;
-
-use http::HeaderMap;
 use wasmtime::component::Resource;
 
 use super::bindings::wasi::http::types::{self, Method, Scheme};
 use super::body::IncomingBody;
-use super::{HttpView, NewRequest, received};
+use super::{HttpView, NewRequest};
 use crate::http::{Fields, Incoming};
 
 /// A request that came in.
@@ -16,7 +13,7 @@ pub struct IncomingRequest {
     uri: http::Uri,
     scheme: &'static str,
     authority: String,
-    headers: Arc<HeaderMap>,
+    headers: Fields,
     body: Option<Incoming>,
 }
 
@@ -27,7 +24,7 @@ impl IncomingRequest {
             uri: request.parts.uri,
             scheme: request.scheme,
             authority: request.authority,
-            headers: Arc::new(request.parts.headers),
+            headers: Fields::received(request.parts.headers),
             body: Some(request.body),
         }
     }
@@ -66,8 +63,8 @@ impl types::HostIncomingRequest for HttpView<'_> {
         &mut self,
         request: Resource<IncomingRequest>,
     ) -> wasmtime::Result<Resource<Fields>> {
-        let headers = self.table.get(&request)?.headers.clone();
-        received(self.table, &headers)
+        let headers = self.table.get(&request)?.headers.shared();
+        Ok(self.table.push(headers)?)
     }
 
     fn consume(

@@ -50,7 +50,7 @@ impl types::HostOutgoingResponse for HttpView<'_> {
         &mut self,
         response: Resource<OutgoingResponse>,
     ) -> wasmtime::Result<Resource<Fields>> {
-        let headers = self.table.get(&response)?.headers.frozen();
+        let headers = self.table.get(&response)?.headers.shared();
         Ok(self.table.push(headers)?)
     }
 
@@ -65,7 +65,7 @@ impl types::HostOutgoingResponse for HttpView<'_> {
         let Ok(length) = content_length(response.headers.map()) else {
             return Ok(Err(()));
         };
-        let body = Outgoing::new();
+        let body = Outgoing::held(&self.context.memory)?;
         response.body = Some(body.clone());
         Ok(Ok(self.table.push(OutgoingBody::new(body, length))?))
     }

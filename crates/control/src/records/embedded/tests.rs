@@ -85,3 +85,60 @@ fn a_damaged_file_is_refused_in_words() {
     std::fs::write(&path, bytes).unwrap();
     assert!(damaged(&path).contains("other.db"));
 }
+
+#[test]
+fn a_changed_row_index_or_schema_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("records.db");
+    let connection = open(&path).unwrap();
+    connection
+        .execute(
+            "INSERT INTO meta VALUES ('key', 'a value of some length')",
+            [],
+        )
+        .unwrap();
+    connection
+        .execute(
+            "INSERT INTO uploads (tenant, digest, bytes, at_ms) VALUES ('default', 'a digest', 7, 8)",
+            [],
+        )
+        .unwrap();
+    drop(connection);
+    let whole = std::fs::read(&path).unwrap();
+    assert!(open(&path).is_ok());
+    let check = |written: &str, changed: &str, which: &dyn Fn(usize) -> bool, expected: &str| {
+        let mut bytes = whole.clone();
+        let places = bytes.windows(written.len()).enumerate();
+        let places = places.filter(|(_, here)| *here == written.as_bytes());
+        let places: Vec<usize> = places.map(|(place, _)| place).collect();
+        for (_, place) in places.iter().enumerate().filter(|(index, _)| which(*index)) {
+            bytes[*place..][..changed.len()].copy_from_slice(changed.as_bytes());
+        }
+        std::fs::write(&path, bytes).unwrap();
+        let text = damaged(&path);
+        assert!(text.contains(expected), "{text}");
+    };
+    check("a value", "A value", &|_| true, "1 rows of `meta`");
+    // Once in the table, once in its index.
+    check(
+        "a digest",
+        "b digest",
+        &|index| index == 0,
+        "missing from index",
+    );
+    check(
+        "a digest",
+        "b digest",
+        &|index| index == 1,
+        "missing from index",
+    );
+    check("a digest", "b digest", &|_| true, "1 rows of `uploads`");
+    // A column, and the sum that names it; pages that were divided hold both more than once.
+    check("last_used_ms", "last_used_mt", &|_| true, "its schema");
+    check(
+        "last_used_ms",
+        "last_used_mt",
+        &|index| index % 2 == 0,
+        "last_used_m",
+    );
+}

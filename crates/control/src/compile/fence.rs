@@ -1,0 +1,34 @@
+//! What a compile child may not ask of the kernel: whatever reaches out of it.
+
+use std::io;
+
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+
+/// Sockets, and the calls that make them or borrow another process's, however indirectly.
+const REFUSED: [libc::c_long; 9] = [
+    libc::SYS_socket,
+    libc::SYS_socketpair,
+    libc::SYS_io_uring_setup,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_bpf,
+    libc::SYS_perf_event_open,
+];
+
+/// Where x86-64 kernels that know the x32 ABI have the same calls once more (`__X32_SYSCALL_BIT`, unistd.h).
+const X32: i64 = 0x4000_0000;
+
+/// A filter that answers each of them with `EACCES`. A process cannot put it off, nor can what it starts.
+pub(super) fn fence() -> io::Result<BpfProgram> {
+    let calls = REFUSED.into_iter().flat_map(|call| [call, call | X32]);
+    let rules = calls.map(|call| (call, Vec::new())).collect();
+    let refuse = SeccompAction::Errno(libc::EACCES as u32);
+    let architecture = std::env::consts::ARCH
+        .try_into()
+        .map_err(io::Error::other)?;
+    SeccompFilter::new(rules, SeccompAction::Allow, refuse, architecture)
+        .and_then(TryInto::try_into)
+        .map_err(io::Error::other)
+}

@@ -29,6 +29,6 @@ pub use backup::{Backup, BackupError};
 pub use catalog::CatalogError;
 pub use control::{AdminTokenError, Control, OpenError};
 pub use keys::{KeyError, PublicKeys};
-pub use records::{RecordsError, SCHEMA, connect as connect_to_records};
+pub use records::{RecordsError, SCHEMA};
 pub use restore::{RestoreError, restore};
 pub use settings::{Clock, ControlSettings, PublicUrl};

@@ -186,7 +186,7 @@ fn open(path: &Path) -> Result<Connection, RecordsError> {
 }
 
 /// A connection to a file of records that knows the functions which its schema names. Nothing is checked.
-pub fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, RecordsError> {
+pub(crate) fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, RecordsError> {
     let unopened = |error| RecordsError::Unopened {
         path: path.to_owned(),
         error,

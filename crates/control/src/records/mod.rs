@@ -20,8 +20,7 @@ use std::path::PathBuf;
 use rusqlite::ErrorCode;
 
 pub use embedded::Records;
-pub(crate) use embedded::check;
-pub use embedded::connect;
+pub(crate) use embedded::{check, connect};
 pub(crate) use row::{integer, json, json_text, number, parsed};
 pub use schema::SCHEMA;
 

@@ -238,22 +238,33 @@ fn check_version(connection: &Connection, path: &Path) -> Result<(), RecordsErro
     Ok(())
 }
 
-/// Finds what changed on disk: the file's structure, its indices, the sum of each row, and the schema itself.
 fn check_content(connection: &Connection, path: &Path) -> Result<(), RecordsError> {
-    let damaged = |found: String| RecordsError::Damaged {
+    let found = match find_change(connection) {
+        Ok(None) => return Ok(()),
+        Ok(Some(found)) => found,
+        // What SQLite itself says is told apart elsewhere; the rest is content that nobody wrote.
+        Err(error @ rusqlite::Error::SqliteFailure(..)) => return Err(error.into()),
+        Err(error) => error.to_string(),
+    };
+    Err(RecordsError::Damaged {
         path: path.to_owned(),
         found,
-    };
+    })
+}
+
+/// What changed on disk: in the file's structure, its indices, its schema, a row.
+fn find_change(connection: &Connection) -> rusqlite::Result<Option<String>> {
     let found: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))?;
     if found != "ok" {
-        return Err(damaged(found));
+        return Ok(Some(found));
     }
     let mut fresh = Connection::open_in_memory()?;
     know_row_sum(&fresh)?;
     migrate_to(&mut fresh, version(connection)?)?;
     let schema = schema_of(connection)?;
     if schema != schema_of(&fresh)? {
-        return Err(damaged("its schema is not the one that was written".into()));
+        let found = "its schema is not the one that was written";
+        return Ok(Some(found.into()));
     }
     for [_, table, _] in schema.iter().filter(|entry| entry[0] == "table") {
         let columns =
@@ -262,12 +273,11 @@ fn check_content(connection: &Connection, path: &Path) -> Result<(), RecordsErro
         let changed = format!("SELECT count(*) FROM {table} WHERE sum IS NOT row_sum({columns})");
         let changed: i64 = connection.query_row(&changed, [], |row| row.get(0))?;
         if changed > 0 {
-            return Err(damaged(format!(
-                "{changed} rows of `{table}` are not what was written"
-            )));
+            let found = format!("{changed} rows of `{table}` are not what was written");
+            return Ok(Some(found));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// The type, the name and the text of everything that the schema holds.
@@ -278,7 +288,7 @@ fn schema_of(connection: &Connection) -> rusqlite::Result<Vec<[String; 3]>> {
     rows.collect()
 }
 
-fn migrate_to(connection: &mut Connection, wanted: u32) -> Result<(), RecordsError> {
+fn migrate_to(connection: &mut Connection, wanted: u32) -> rusqlite::Result<()> {
     let found = version(connection)?;
     let steps = MIGRATIONS.iter().enumerate().take(wanted as usize);
     for (index, step) in steps.skip(found as usize) {

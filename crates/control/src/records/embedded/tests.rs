@@ -106,39 +106,40 @@ fn a_changed_row_index_or_schema_is_named() {
     drop(connection);
     let whole = std::fs::read(&path).unwrap();
     assert!(open(&path).is_ok());
-    let check = |written: &str, changed: &str, which: &dyn Fn(usize) -> bool, expected: &str| {
+    let check = |written: &[u8], changed: &[u8], which: &dyn Fn(usize) -> bool, expected: &str| {
         let mut bytes = whole.clone();
         let places = bytes.windows(written.len()).enumerate();
-        let places = places.filter(|(_, here)| *here == written.as_bytes());
+        let places = places.filter(|(_, here)| *here == written);
         let places: Vec<usize> = places.map(|(place, _)| place).collect();
         for (_, place) in places.iter().enumerate().filter(|(index, _)| which(*index)) {
-            bytes[*place..][..changed.len()].copy_from_slice(changed.as_bytes());
+            bytes[*place..][..changed.len()].copy_from_slice(changed);
         }
         std::fs::write(&path, bytes).unwrap();
         let text = damaged(&path);
         assert!(text.contains(expected), "{text}");
     };
-    check("a value", "A value", &|_| true, "1 rows of `meta`");
+    check(b"a value", b"A value", &|_| true, "1 rows of `meta`");
     // Once in the table, once in its index.
     check(
-        "a digest",
-        "b digest",
+        b"a digest",
+        b"b digest",
         &|index| index == 0,
         "missing from index",
     );
     check(
-        "a digest",
-        "b digest",
+        b"a digest",
+        b"b digest",
         &|index| index == 1,
         "missing from index",
     );
-    check("a digest", "b digest", &|_| true, "1 rows of `uploads`");
+    check(b"a digest", b"b digest", &|_| true, "1 rows of `uploads`");
     // A column, and the sum that names it; pages that were divided hold both more than once.
-    check("last_used_ms", "last_used_mt", &|_| true, "its schema");
+    check(b"last_used_ms", b"last_used_mt", &|_| true, "its schema");
     check(
-        "last_used_ms",
-        "last_used_mt",
+        b"last_used_ms",
+        b"last_used_mt",
         &|index| index % 2 == 0,
         "last_used_m",
     );
+    check(b"last_used_ms", b"\xecast_used_ms", &|_| true, "utf-8");
 }

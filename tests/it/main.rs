@@ -4,6 +4,7 @@ mod bodies;
 mod command_line;
 mod compile_bombs;
 mod deployments;
+mod dev;
 mod examples;
 mod flips;
 mod guests;

@@ -5,6 +5,7 @@
 mod api;
 mod client;
 mod command_line;
+mod dev;
 mod guest;
 pub mod load;
 pub mod platform;
@@ -16,6 +17,7 @@ mod wait;
 pub use api::{Answer, Api};
 pub use client::{Connection, Head, Reply, raw};
 pub use command_line::{Ran, run};
+pub use dev::Dev;
 pub use guest::{Guest, guest, variant};
 pub use load::{Load, Report};
 pub use platform::{Platform, Settings, bare, binary, manifest_of};

@@ -4,8 +4,8 @@ use clap::{Args, Parser, Subcommand};
 use model::TenantName;
 
 use crate::commands::{
-    apps, backup, build, completions, delete, deploy, doctor, inspect, limits, logs, new, restore,
-    rollback, status, tenant, token, up, upgrade, versions,
+    apps, backup, build, completions, delete, deploy, dev, doctor, inspect, limits, logs, new,
+    restore, rollback, status, tenant, token, up, upgrade, versions,
 };
 use crate::failure::EXIT_CODES;
 
@@ -36,6 +36,7 @@ pub enum Command {
     Upgrade(upgrade::Options),
     New(new::Options),
     Build(build::Options),
+    Dev(dev::Options),
     Deploy(deploy::Options),
     Apps(apps::Options),
     Versions(versions::Options),
@@ -140,6 +141,8 @@ mod tests {
             "midge upgrade ./midge --data /tmp/x --json",
             "midge new hello --template rust",
             "midge build",
+            "midge dev",
+            "midge dev shop.wasm --addr 127.0.0.1:0 --env A=B --grant config.color=blue",
             "midge deploy",
             "midge deploy shop.wasm --name shop --api http://127.0.0.1:1 --token t",
             "midge apps --json",
@@ -172,6 +175,9 @@ mod tests {
             "midge up --listen nowhere",
             "midge up --grace 10",
             "midge logs shop --stream nowhere",
+            "midge dev --addr nowhere",
+            "midge dev --env A",
+            "midge dev --grant moon.A=B",
             "midge rollback shop --to 0",
             "midge versions Shop",
             "midge versions",

@@ -117,6 +117,7 @@ struct FileNode {
     resident_apps: Option<u64>,
     connections: Option<u64>,
     trust_forwarded: Option<bool>,
+    default_host: Option<Host>,
     pin: Option<bool>,
 }
 
@@ -178,6 +179,8 @@ pub struct Node {
     pub connections: u64,
     /// Whether `forwarded` and `x-forwarded-*` of a request are believed.
     pub trust_forwarded: bool,
+    /// Whose apps answer requests for hosts that no app has.
+    pub default_host: Option<Host>,
     /// Whether each worker stays on a core of its own.
     pub pin: bool,
 }
@@ -245,6 +248,26 @@ pub fn load(flags: Flags) -> Result<Settings, Failure> {
     Ok(settings)
 }
 
+/// The settings of a platform for one app, which answers whatever host is asked for, and nobody else.
+pub fn for_one(data: PathBuf, listen: SocketAddr, host: Host) -> Result<Settings, Failure> {
+    let flags = Flags {
+        data: Some(data),
+        listen: vec![listen],
+        api: Some(SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 0))),
+        workers: Some(1),
+        grace: Some(Millis::secs(1)),
+        ..Flags::default()
+    };
+    let file = File {
+        node: FileNode {
+            default_host: Some(host),
+            ..FileNode::default()
+        },
+        ..File::default()
+    };
+    resolve(flags, file, Machine::ours())
+}
+
 fn folder_of(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new(""))
 }
@@ -306,6 +329,7 @@ fn resolve(flags: Flags, file: File, machine: Machine) -> Result<Settings, Failu
             resident_apps: limited(&limits::RESIDENT, file.node.resident_apps)?,
             connections: limited(&limits::CONNECTIONS, file.node.connections)?,
             trust_forwarded: file.node.trust_forwarded.unwrap_or(false),
+            default_host: file.node.default_host,
             pin: file.node.pin.unwrap_or(false),
         },
         control: Control {
@@ -384,6 +408,7 @@ mod tests {
             resident-apps = 10
             connections = 20
             trust-forwarded = true
+            default-host = "shop.test"
             pin = true
             [control]
             versions-kept = 5
@@ -399,6 +424,7 @@ mod tests {
         assert_eq!(settings.ceiling.wall, limits::WALL.ceiling);
         assert_eq!(settings.node.slots, 100);
         assert!(settings.node.trust_forwarded && settings.node.pin);
+        assert_eq!(settings.node.default_host.unwrap().as_str(), "shop.test");
         assert_eq!(settings.control.wasm, Size::mib(1));
 
         let flags = Flags {

@@ -8,6 +8,7 @@ mod data_folder;
 mod failure;
 mod grants;
 mod platform;
+mod process;
 mod profile;
 mod project;
 mod screen;
@@ -28,8 +29,8 @@ use clap::Parser as _;
 
 use args::{Arguments, Command};
 use commands::{
-    apps, backup, build, completions, delete, deploy, doctor, inspect, limits, logs, new, restore,
-    rollback, status, tenant, token, up, upgrade, versions,
+    apps, backup, build, completions, delete, deploy, dev, doctor, inspect, limits, logs, new,
+    restore, rollback, status, tenant, token, up, upgrade, versions,
 };
 use failure::{Exit, Failure, While as _};
 
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Upgrade(options) => upgrade::run(options),
         Command::New(options) => new::run(&options),
         Command::Build(options) => build::run(&options),
+        Command::Dev(options) => wait_for(dev::run(options)),
         Command::Deploy(options) => wait_for(deploy::run(&options)),
         Command::Apps(options) => wait_for(apps::run(&options)),
         Command::Versions(options) => wait_for(versions::run(&options)),

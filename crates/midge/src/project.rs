@@ -2,10 +2,12 @@
 
 use std::io;
 use std::os::fd::AsFd as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
 use model::Manifest;
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::failure::{Failure, While as _};
 use crate::screen;
@@ -56,19 +58,48 @@ impl Project {
         let Some(command) = &self.manifest.build else {
             return Ok(false);
         };
-        screen::note(format_args!("building: {command}"));
-        let status = run(command, self.folder()).or_fail(|| format!("starting `{command}`"))?;
-        if status.success() {
-            return Ok(true);
-        }
-        let failure = Failure::failed(format!("the build failed: `{command}` ended with {status}"));
-        Err(match missing_target(command) {
-            Some(hint) => failure.hint(hint),
-            None => failure.hint("what it printed is above; nothing was uploaded"),
-        })
+        let status = self.command(command).and_then(|mut child| child.status());
+        judge(command, status)?;
+        Ok(true)
     }
 
-    fn folder(&self) -> &Path {
+    /// As [`Self::build`]; the command ends, with all that it started, when the future is dropped.
+    pub async fn build_unless_dropped(&self) -> Result<bool, Failure> {
+        let Some(command) = &self.manifest.build else {
+            return Ok(false);
+        };
+        let spawned = self.command(command).and_then(|mut child| {
+            child.process_group(0);
+            tokio::process::Command::from(child).spawn()
+        });
+        let status = match spawned {
+            Ok(mut child) => {
+                let mut group = Group(child.id());
+                let status = child.wait().await;
+                group.0 = None;
+                status
+            }
+            Err(error) => Err(error),
+        };
+        judge(command, status)?;
+        Ok(true)
+    }
+
+    fn command(&self, command: &str) -> io::Result<Command> {
+        screen::note(format_args!("building: {command}"));
+        let shown = io::stderr().as_fd().try_clone_to_owned()?;
+        let mut child = Command::new("sh");
+        child
+            .arg("-c")
+            .arg(command)
+            .current_dir(self.folder())
+            .stdin(Stdio::null())
+            .stdout(shown);
+        Ok(child)
+    }
+
+    /// The folder that the manifest lies in.
+    pub fn folder(&self) -> &Path {
         match self.file.parent() {
             Some(folder) if folder != Path::new("") => folder,
             _ => Path::new("."),
@@ -76,15 +107,29 @@ impl Project {
     }
 }
 
-fn run(command: &str, folder: &Path) -> io::Result<ExitStatus> {
-    let shown = io::stderr().as_fd().try_clone_to_owned()?;
-    Command::new("sh")
-        .arg("-c")
-        .arg(command)
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .stdout(shown)
-        .status()
+/// The processes of a build that has not ended; they end when this is dropped.
+struct Group(Option<u32>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let group = self.0.and_then(|id| Pid::from_raw(id as i32));
+        if let Some(group) = group {
+            // It may be ending by itself.
+            let _ = kill_process_group(group, Signal::TERM);
+        }
+    }
+}
+
+fn judge(command: &str, status: io::Result<ExitStatus>) -> Result<(), Failure> {
+    let status = status.or_fail(|| format!("starting `{command}`"))?;
+    if status.success() {
+        return Ok(());
+    }
+    let failure = Failure::failed(format!("the build failed: `{command}` ended with {status}"));
+    Err(match missing_target(command) {
+        Some(hint) => failure.hint(hint),
+        None => failure.hint("what it printed is above; nothing was uploaded"),
+    })
 }
 
 /// How to install the Rust target that a build command names, if it is what is missing.

@@ -111,6 +111,7 @@ fn node_settings(
         resident: settings.node.resident_apps,
         connections: settings.node.connections,
         trust_forwarded: settings.node.trust_forwarded,
+        default_host: settings.node.default_host.clone(),
         grace: settings.grace,
         pin_cores: settings.node.pin,
         notice: Arc::new(move |text: &str| log.warning(text)),

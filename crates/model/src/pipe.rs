@@ -92,6 +92,8 @@ pub struct WorkerSettings {
     pub connections: u64,
     /// Whether `forwarded` and `x-forwarded-*` of a request are believed: only behind the operator's own proxy.
     pub trust_forwarded: bool,
+    /// Whose apps answer requests for hosts that no app has.
+    pub default_host: Option<Host>,
 }
 
 /// A worker's counts since it began.

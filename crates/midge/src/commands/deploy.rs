@@ -54,15 +54,29 @@ pub struct Options {
 }
 
 /// What is to be deployed.
-struct Upload {
-    manifest: Manifest,
+#[derive(Debug, Clone, PartialEq)]
+pub struct Upload {
+    pub manifest: Manifest,
     bytes: Bytes,
     digest: Digest,
 }
 
+impl Upload {
+    /// The file at `path` with `manifest`.
+    pub fn read(manifest: Manifest, path: &Path) -> Result<Self, Failure> {
+        let bytes = upload_file::read(path)?;
+        let digest = Digest::of(&bytes);
+        Ok(Self {
+            manifest,
+            bytes,
+            digest,
+        })
+    }
+}
+
 /// How far a deployment has come; what an interrupted one says.
 #[derive(Clone, Copy)]
-enum Stage {
+pub enum Stage {
     Uploading,
     MakingVersion,
     Deploying(model::VersionNumber),
@@ -81,8 +95,9 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
     let client = Client::new(&options.platform)?;
     let upload = prepare(options)?;
     let stage = Mutex::new(Stage::Uploading);
+    let reach = |reached| *stage.lock().expect("nothing panics while it is locked") = reached;
     let (version, deployed) = tokio::select! {
-        done = deploy(&client, &upload, options.strict, &stage) => done?,
+        done = deploy(&client, &upload, options.strict, reach) => done?,
         _ = tokio::signal::ctrl_c() => {
             let stage = *stage.lock().expect("nothing panics while it is locked");
             return Err(interrupted(&upload.manifest.name, stage));
@@ -97,13 +112,8 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
             deployed: &deployed,
             denied: &denied,
         })?;
-    } else if !denied.is_empty() {
-        screen::note(format_args!(
-            "{app} imports what it was not granted; calls to these are denied:"
-        ));
-        for denied in &denied {
-            screen::note(format_args!("  {}", denied.text()));
-        }
+    } else {
+        tell_denied(app, &denied);
     }
     tell_live("deployed", app, &deployed, options.form.json)
 }
@@ -135,22 +145,16 @@ fn prepare(options: &Options) -> Result<Upload, Failure> {
     if let Some(name) = &options.name {
         manifest.name = name.clone();
     }
-    let bytes = upload_file::read(&path)?;
-    let digest = Digest::of(&bytes);
-    Ok(Upload {
-        manifest,
-        bytes,
-        digest,
-    })
+    Upload::read(manifest, &path)
 }
 
-async fn deploy(
+/// Makes a version of the upload and has it served; `reach` is told of each step.
+pub async fn deploy(
     client: &Client,
     upload: &Upload,
     strict: bool,
-    stage: &Mutex<Stage>,
+    reach: impl Fn(Stage),
 ) -> Result<(Version, Deployed), Failure> {
-    let reach = |reached| *stage.lock().expect("nothing panics while it is locked") = reached;
     send_missing(client, upload).await?;
 
     reach(Stage::MakingVersion);
@@ -225,6 +229,19 @@ fn interrupted(app: &AppName, stage: Stage) -> Failure {
             "interrupted while version {version} of `{app}` was going live: the platform may go on"
         ))
         .hint(format!("`midge versions {app}` shows what is served")),
+    }
+}
+
+/// Says which calls of an app are denied, and what would grant them.
+pub fn tell_denied(app: &AppName, denied: &[Denied]) {
+    if denied.is_empty() {
+        return;
+    }
+    screen::note(format_args!(
+        "{app} imports what it was not granted; calls to these are denied:"
+    ));
+    for denied in denied {
+        screen::note(format_args!("  {}", denied.text()));
     }
 }
 

@@ -6,6 +6,7 @@ pub mod build;
 pub mod completions;
 pub mod delete;
 pub mod deploy;
+pub mod dev;
 pub mod doctor;
 pub mod inspect;
 pub mod limits;

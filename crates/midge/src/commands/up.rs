@@ -10,17 +10,15 @@ use std::time::Instant;
 
 use clap::Args;
 use model::upgrade::UpgradeWord;
-use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
-};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use serde::Serialize;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
 
 use crate::commands::doctor;
 use crate::config::{self, Flags, Settings};
 use crate::failure::{Exit, Failure, While as _};
 use crate::platform::{Places, Platform};
+use crate::process::{Signals, raise_open_files};
 use crate::profile::{self, Pointed, Profile};
 use crate::screen;
 use crate::service;
@@ -55,6 +53,7 @@ Configuration file (TOML; flags win over the environment, the environment over t
   resident-apps = 4000
   connections = 10000
   trust-forwarded = false     # believe `forwarded` and `x-forwarded-*` of requests
+  default-host = \"shop.apps.example.com\"  # whose apps answer for unknown hosts
   pin = false                 # keep each worker on a core of its own
 
   [control]
@@ -262,44 +261,6 @@ fn cut_off() -> Failure {
         Exit::Interrupted,
         "stopped at once; requests in flight were cut off",
     )
-}
-
-/// SIGTERM and SIGINT, caught from the first moment on.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> Result<Self, Failure> {
-        let catch = |kind| signal(kind).or_fail(|| "catching signals".into());
-        Ok(Self {
-            terminate: catch(SignalKind::terminate())?,
-            interrupt: catch(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
-/// Each connection and each resident app takes a descriptor; workers inherit the bound.
-fn raise_open_files(log: Log) {
-    let bound = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: bound.maximum,
-        maximum: bound.maximum,
-    };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        log.warning(&format!(
-            "the bound on open files stays at {:?}: {error}",
-            bound.current
-        ));
-    }
 }
 
 /// A profile that cannot be written is no reason not to run.

@@ -72,6 +72,8 @@ pub struct NodeSettings {
     pub connections: u64,
     /// Whether `forwarded` and `x-forwarded-*` of a request are believed.
     pub trust_forwarded: bool,
+    /// Whose apps answer requests for hosts that no app has.
+    pub default_host: Option<Host>,
     /// [`limits::GRACE`]
     pub grace: Millis,
     /// Whether each worker stays on a core of its own.
@@ -301,6 +303,7 @@ fn worker_settings(settings: &NodeSettings) -> Vec<WorkerSettings> {
             resident: settings.resident,
             connections: settings.connections,
             trust_forwarded: settings.trust_forwarded,
+            default_host: settings.default_host.clone(),
         })
         .collect()
 }

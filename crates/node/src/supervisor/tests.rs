@@ -79,6 +79,7 @@ impl Trial {
             resident: 8,
             connections: 64,
             trust_forwarded: false,
+            default_host: None,
             grace: Millis(500),
             pin_cores: false,
             notice: Arc::new(move |text| told.lock().unwrap().push(text.to_owned())),

@@ -162,6 +162,7 @@ fn begin(settings: &WorkerSettings, outbox: Outbox) -> Result<Worker, WorkerErro
             Forwarded::Removed
         },
         table: Default::default(),
+        default_host: settings.default_host.clone(),
         residents: Residents::new(settings.resident),
         connections: Default::default(),
         report: Default::default(),

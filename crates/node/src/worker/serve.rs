@@ -9,8 +9,8 @@ use http::header::HeaderValue;
 use http::request::Parts;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use model::Outcome;
 use model::pipe::ToSupervisor;
+use model::{Host, Outcome};
 use runtime::{Code, Engine, Facts, Invocation, Pool, ReplyBody};
 
 use super::connection::{Connections, Link};
@@ -30,6 +30,8 @@ pub struct Worker {
     pub pool: Pool,
     pub forwarded: Forwarded,
     pub table: RefCell<Table>,
+    /// Whose apps answer requests for hosts that no app has.
+    pub default_host: Option<Host>,
     pub residents: Residents<Code>,
     pub connections: Rc<Connections>,
     pub report: Arc<Report>,
@@ -52,7 +54,9 @@ pub async fn serve(
     let admitted = gate::admit(&mut parts, worker.forwarded);
     let found = admitted.and_then(|authority| {
         let host = canonical_host(text(&authority));
-        let app = worker.table.borrow().find(&host, parts.uri.path());
+        let (table, path) = (worker.table.borrow(), parts.uri.path());
+        let default = || table.find(worker.default_host.as_ref()?.as_str(), path);
+        let app = table.find(&host, path).or_else(default);
         Ok((app.ok_or(Outcome::NotFound)?, authority))
     });
     let (app, authority) = match found {

@@ -45,6 +45,7 @@ impl Supervised {
             resident: 2,
             connections: 100,
             trust_forwarded: false,
+            default_host: None,
         };
         let start = ToWorker::Start(settings);
         writer.send(&start, &[socket.as_fd()]).await.unwrap();

@@ -1,0 +1,218 @@
+//! `midge dev`: one app on this machine, built and served anew at every change.
+
+mod source;
+mod watch;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use model::{AppName, LogRecord, LogStream, Outcome, TenantName};
+
+use crate::client::{Access, Client};
+use crate::commands::deploy::{self, Upload};
+use crate::config;
+use crate::failure::{Exit, Failure, While as _, without_controls};
+use crate::grants;
+use crate::platform::{Places, Platform};
+use crate::process::{Signals, raise_open_files};
+use crate::screen;
+use crate::telemetry::Log;
+
+use source::{Grant, Source};
+
+/// Serve an app while you work on it
+///
+/// In a folder with a `midge.toml`: builds the app, serves it, and does both again whenever a file of the folder changes
+/// (but for what `.gitignore` names). What the compiler prints is shown as it is, and while the build is broken the last
+/// good version goes on being served. With a FILE: serves just that, and again when it changes.
+///
+/// Each request, and each line that the app writes, is shown on standard output. The app answers whatever host is asked
+/// for. Everything else is as on a platform: a fresh instance for each request, nothing that was not granted, the same
+/// limits. Nothing is kept; Ctrl-C ends it.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  midge dev
+  midge dev --manifest shop/midge.toml --env LOG=debug
+  midge dev shop.wasm --addr 127.0.0.1:0 --grant config.color=blue")]
+pub struct Options {
+    /// A `.wasm` to serve instead of the manifest's component
+    file: Option<PathBuf>,
+    /// Answer on this address; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:3000")]
+    addr: SocketAddr,
+    /// The manifest, or the folder it lies in [default: midge.toml, unless a FILE is given]
+    #[arg(long, value_name = "PATH")]
+    manifest: Option<PathBuf>,
+    /// Grant an environment variable, besides those of the manifest
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = source::variable)]
+    env: Vec<(String, String)>,
+    /// Grant something else, as the manifest's `[grant]` would: `config.NAME=VALUE`
+    #[arg(long = "grant", value_name = "WHAT.NAME=VALUE")]
+    grants: Vec<Grant>,
+}
+
+pub async fn run(options: Options) -> Result<(), Failure> {
+    let mut signals = Signals::listen()?;
+    let Options {
+        file,
+        addr,
+        manifest,
+        env,
+        grants,
+    } = options;
+    let source = Source::find(file, manifest, env, grants)?;
+    let data = tempfile::Builder::new().prefix("midge-dev-").tempdir();
+    let data = data.or_fail(|| "making a folder for the platform".into())?;
+    let host = format!("{}.localhost", source.name());
+    let host = host
+        .parse()
+        .or_fail(|| "making a host of the app's name".into())?;
+    let settings = config::for_one(data.path().join("data"), addr, host)?;
+    let log = Log::to_stderr();
+    raise_open_files(log);
+    let (platform, places) = tokio::select! {
+        started = Platform::start(&settings, log) => started.map_err(in_our_flags)?,
+        () = signals.next() => return Ok(()),
+    };
+    let ended = tokio::select! {
+        ended = serve(source, &places) => ended,
+        () = signals.next() => Ok(()),
+    };
+    tokio::select! {
+        () = platform.stop() => ended,
+        // Its workers see their pipe close.
+        () = signals.next() => ended,
+    }
+}
+
+/// The platform's own hints name the flags of `midge up`.
+fn in_our_flags(failure: Failure) -> Failure {
+    Failure {
+        hint: failure.hint.map(|hint| hint.replace("--listen", "--addr")),
+        ..failure
+    }
+}
+
+/// Builds and serves, again and again. Ends only with an error.
+async fn serve(mut source: Source, places: &Places) -> Result<(), Failure> {
+    let token = std::fs::read_to_string(&places.token_file);
+    let token = token.or_fail(|| "reading the platform's token".into())?;
+    let access = Access {
+        api: format!("http://{}", places.api),
+        token: token.trim().to_owned(),
+    };
+    let mut served = Served {
+        client: Client::with(access.clone(), TenantName::default_tenant()),
+        url: format!("http://{}", places.listen[0]),
+        last: None,
+    };
+    let mut log = None;
+    loop {
+        let before = source.state();
+        let made = match source.make().await {
+            Ok(upload) => served.replace(upload).await,
+            Err(failure) => Err(failure),
+        };
+        match (made, &served.last) {
+            (Ok(()), _) => {}
+            (Err(failure), None) if source.is_file() => return Err(failure),
+            (Err(failure), last) => {
+                eprint!("{failure}");
+                screen::note(match last {
+                    None => "nothing is served yet; waiting for a change",
+                    Some(_) => "what was served before goes on being served; waiting for a change",
+                });
+            }
+        }
+        if served.last.is_some() && log.is_none() {
+            log = Some(tokio::spawn(show_log(
+                access.clone(),
+                source.name().clone(),
+            )));
+        }
+        let log_ended = async {
+            match &mut log {
+                Some(log) => log.await.expect("showing a log does not panic"),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = watch::change(&source, &before) => {}
+            failure = log_ended => return Err(failure),
+        }
+    }
+}
+
+/// What the platform serves.
+struct Served {
+    client: Client,
+    url: String,
+    last: Option<Upload>,
+}
+
+impl Served {
+    /// Serves `upload` from now on, unless it is what is served already.
+    async fn replace(&mut self, upload: Upload) -> Result<(), Failure> {
+        if self.last.as_ref() == Some(&upload) {
+            screen::note("built, and nothing has changed");
+            return Ok(());
+        }
+        let app = &upload.manifest.name;
+        let (version, deployed) = deploy::deploy(&self.client, &upload, false, |_| ()).await?;
+        if self.last.is_none() {
+            // First of all, for whoever waits for it.
+            screen::note(format_args!("serving {app} at {}", self.url));
+        } else {
+            let (number, ms) = (version.number, deployed.live.elapsed_ms);
+            screen::note(format_args!(
+                "serving version {number} of {app} after {ms} ms"
+            ));
+        }
+        deploy::tell_denied(app, &grants::denied(&version.imports));
+        self.last = Some(upload);
+        Ok(())
+    }
+}
+
+/// Shows what the app says and what becomes of its requests. Ends only with an error.
+async fn show_log(access: Access, app: AppName) -> Failure {
+    let client = Client::with(access, TenantName::default_tenant());
+    // All of it: nobody has asked for anything before the first version was served.
+    let path = client.app_path(&app, "/logs?tail=1000&follow=true");
+    let show = async {
+        let mut lines = client.lines(&path).await?;
+        while let Some(line) = lines.next().await? {
+            let text = String::from_utf8_lossy(&line);
+            match serde_json::from_str(&text) {
+                Ok(record) => screen::line(for_people(&record))?,
+                Err(_) => screen::line(without_controls(&text))?,
+            }
+        }
+        Err(Failure::new(Exit::Failed, "the platform ended its log"))
+    };
+    match show.await {
+        Ok(()) => unreachable!("it ends with an error"),
+        Err(failure) => failure,
+    }
+}
+
+/// A line of the log, without what is the same in all of them.
+fn for_people(record: &LogRecord) -> String {
+    let text = match (&record.done, record.stream) {
+        (Some(done), _) => {
+            let ms = done.usage.wall_us as f64 / 1000.0;
+            let (method, path, status) = (&done.method, &done.path, done.status);
+            let outcome = match done.outcome {
+                Outcome::Ok => String::new(),
+                other => format!(" {other}"),
+            };
+            format!("{method} {path} {status}{outcome} in {ms:.1} ms")
+        }
+        (None, LogStream::Platform) => format!("  midge: {}", record.text),
+        (None, LogStream::Stderr) => format!("  err: {}", record.text),
+        (None, LogStream::Stdout | LogStream::Request) => format!("  out: {}", record.text),
+    };
+    without_controls(&text)
+}

@@ -1,0 +1,46 @@
+//! What a process that serves asks of the system: the signals that end it, and descriptors enough.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::failure::{Failure, While as _};
+use crate::telemetry::Log;
+
+/// SIGTERM and SIGINT, caught from the first moment on.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub fn listen() -> Result<Self, Failure> {
+        let catch = |kind| signal(kind).or_fail(|| "catching signals".into());
+        Ok(Self {
+            terminate: catch(SignalKind::terminate())?,
+            interrupt: catch(SignalKind::interrupt())?,
+        })
+    }
+
+    /// The next one.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Each connection and each resident app takes a descriptor; workers inherit the bound.
+pub fn raise_open_files(log: Log) {
+    let bound = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: bound.maximum,
+        maximum: bound.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        log.warning(&format!(
+            "the bound on open files stays at {:?}: {error}",
+            bound.current
+        ));
+    }
+}

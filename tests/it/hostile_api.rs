@@ -940,6 +940,78 @@ fn records_that_are_not_what_was_written_are_named() {
 
 /// C26
 #[test]
+fn records_that_have_lost_what_was_served_are_named() {
+    let mut platform = Platform::start();
+    let older = platform.data().join("older");
+    for number in 0..6 {
+        platform.deploy("hello", &variant(&guest("hello"), number));
+        if number == 3 {
+            platform.stop();
+            std::fs::copy(platform.data().join("records.db"), &older).unwrap();
+            platform.start_again();
+        }
+    }
+    platform.kill_tree();
+    let files = ["records.db", "records.db-wal"].map(|name| platform.data().join(name));
+    let [records, wal] = files.each_ref().map(|file| std::fs::read(file).unwrap());
+    let mut check = |what: &str, records: &[u8], wal: &[u8], lost: bool| {
+        std::fs::write(&files[0], records).unwrap();
+        std::fs::write(&files[1], wal).unwrap();
+        let _ = std::fs::remove_file(platform.data().join("records.db-shm"));
+        match platform.try_start_again() {
+            Err(said) if lost => assert!(said.contains("records.db"), "{what}: {said}"),
+            Ok(()) if !lost => {
+                platform.get("hello", "/").is(200);
+                platform.kill_tree();
+            }
+            other => panic!("{what}: {other:?}"),
+        }
+    };
+    let flipped = |place: usize| {
+        let mut wal = wal.clone();
+        wal[place] ^= 1;
+        wal
+    };
+    check("nothing", &records, &wal, false);
+    for place in [5, 16, 40, 200, wal.len() / 2] {
+        check(
+            &format!("byte {place} of the log"),
+            &records,
+            &flipped(place),
+            true,
+        );
+    }
+    check("half of the log", &records, &wal[..wal.len() / 2], true);
+    check("the log", &records, &[], true);
+    check("the newest", &std::fs::read(&older).unwrap(), &[], true);
+    check("all but one byte", &records[..1], &[], true);
+    check("nothing at last", &records, &wal, false);
+}
+
+/// C26
+#[test]
+fn an_upload_that_changed_on_disk_is_not_backed_up_but_sent_anew() {
+    let platform = Platform::start();
+    let wasm = guest("hello");
+    platform.deploy("hello", &wasm);
+    let digest = Digest::of(&wasm);
+    let path = platform.data().join(format!("artifacts/{digest}.wasm"));
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[1000] ^= 4;
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, bytes).unwrap();
+    let file = platform.folder().join("backup.tar");
+    let file = file.to_str().unwrap();
+    let refused = platform.run(&["backup", file]).exits(1);
+    refused.says("is damaged on disk").says(&digest.to_string());
+    assert!(!Path::new(file).exists());
+    platform.deploy("hello", &wasm);
+    assert_eq!(std::fs::read(&path).unwrap(), wasm);
+    platform.run(&["backup", file]).exits(0);
+}
+
+/// C26
+#[test]
 fn what_does_not_belong_in_the_folder_is_left_alone() {
     let mut platform = stopped();
     let data = platform.data();

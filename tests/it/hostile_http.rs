@@ -746,16 +746,21 @@ fn what_the_host_holds_for_a_guest_is_bounded_in_sum() {
     };
     let held = (200, "ok");
     let over = (503, "memory-limit");
-    // 4 MiB in all, 64 KiB of them for the body of the answer, and some bytes for its head.
-    check("/bodies/62", held);
-    check("/bodies/63", over);
-    check("/fields/68", held);
-    check("/fields/69", over);
-    check("/copies/68", held);
-    check("/copies/69", over);
-    check("/paths/258", held);
-    check("/paths/259", over);
+    // 4 MiB in all, 192 KiB of them for the body of the answer, and some bytes for its head.
+    check("/bodies/20", held);
+    check("/bodies/21", over);
+    check("/fields/66", held);
+    check("/fields/67", over);
+    check("/copies/66", held);
+    check("/copies/67", over);
+    check("/paths/249", held);
+    check("/paths/250", over);
     check("/dropped/1000", held);
+    // Who writes without having asked whether it may.
+    check("/heedless/1", (500, "trap"));
+    // A map keeps its room when it is emptied.
+    check("/emptied/40", held);
+    check("/emptied/60", over);
     let log = platform.api.get("tenants/default/apps/probe/logs");
     assert!(log.reply.text().contains("`host-memory`"));
     platform.unharmed();

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use model::api::{Deployed, NewDeployment, NewVersion};
+use model::api::{Deployed, Missing, NewDeployment, NewVersion};
 use model::{DeploymentCause, Digest, Manifest, Revision, TenantName, Version, VersionNumber};
 use serde_json::{Value, json};
 
@@ -140,6 +140,14 @@ impl Api {
     pub fn upload(&self, wasm: &[u8]) -> Answer {
         let path = self.path(&format!("artifacts/{}", Digest::of(wasm)));
         self.send("PUT", &path, "content-type: application/wasm\r\n", wasm)
+    }
+
+    /// Which of these uploads would have to be sent.
+    #[track_caller]
+    pub fn missing(&self, digests: &[Digest]) -> Vec<Digest> {
+        let asked = json!({ "digests": digests });
+        let answer = self.ask("POST", &self.path("artifacts/missing"), Some(asked));
+        answer.is(200).body::<Missing>().digests
     }
 
     /// Makes a version of what was uploaded.

@@ -1,4 +1,4 @@
-//! The long trials: `cargo xtask soak` runs them at their full counts, the tests at a twentieth.
+//! The long trials: `cargo xtask soak` runs them at their full counts, the tests with a fraction of them.
 
 mod charged;
 mod crashes;

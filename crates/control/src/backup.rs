@@ -12,7 +12,7 @@ use tempfile::TempPath;
 
 use crate::control::{Control, Platform};
 use crate::keys;
-use crate::natives::digest_of;
+use crate::natives::{digest_of, has_digest};
 use crate::pins::Pin;
 use crate::records::{RecordsError, SCHEMA, connect, versions};
 use crate::restore::UPLOADS;
@@ -30,6 +30,10 @@ pub enum BackupError {
         digest: Digest,
         error: DistributionError,
     },
+    #[error(
+        "the upload `{0}`, which a version names, is damaged on disk; deploy its app again, which sends it anew, and back up then"
+    )]
+    Damaged(Digest),
     #[error(transparent)]
     Records(#[from] RecordsError),
 }
@@ -69,6 +73,9 @@ pub(crate) async fn prepare(platform: &Arc<Platform>) -> Result<Backup, BackupEr
             .fetch(&ArtifactKey::Wasm(digest))
             .await
             .map_err(|error| BackupError::Upload { digest, error })?;
+        if !has_digest(path.clone(), digest).await {
+            return Err(BackupError::Damaged(digest));
+        }
         named.push((format!("{UPLOADS}/{digest}.wasm"), path));
     }
     let sources = named.iter().map(|(_, path)| path.clone()).collect();

@@ -17,7 +17,7 @@ use crate::deploy::{Deployer, Deployments};
 use crate::failures::Failures;
 use crate::keys::{KeyError, Keys, PublicKeys};
 use crate::mend;
-use crate::natives::Natives;
+use crate::natives::{self, Natives, has_digest};
 use crate::pins::Pins;
 use crate::records::{Records, RecordsError, versions};
 use crate::settings::{Clock, ControlSettings};
@@ -151,7 +151,7 @@ impl Control {
         platform.spawn(moving);
         let mends = platform.distribution.mends();
         platform.spawn(mend::run(platform.clone(), mends));
-        platform.spawn(make_missing(platform.clone()));
+        platform.spawn(look_through(platform.clone()));
         Ok(Self(platform))
     }
 
@@ -330,22 +330,35 @@ async fn adopt_restored(data: &Path, distribution: &dyn Distribution) -> Result<
     tokio::fs::remove_dir_all(&folder).await.map_err(failed)
 }
 
-/// Makes the native code that is missing, what is served now first: after an upgrade of the engine, that is all of it.
-async fn make_missing(platform: Arc<Platform>) {
+/// Looks at everything that is kept, what is served now first: makes native code that is damaged or missing, which after an
+/// upgrade of the engine is all of it, and tells of damaged uploads.
+async fn look_through(platform: Arc<Platform>) {
     let wasms = match platform.records.read(versions::wasms).await {
         Ok(wasms) => wasms,
         Err(error) => return platform.notice(format!("native code cannot be checked: {error}")),
     };
     for wasm in wasms {
         let _pin = platform.pins.pin(wasm).await;
-        let made = match platform.natives.is_made(wasm).await {
+        let short = wasm.short();
+        let upload = platform.distribution.fetch(&ArtifactKey::Wasm(wasm)).await;
+        if let Ok(upload) = upload
+            && !has_digest(upload, wasm).await
+        {
+            platform.notice(format!(
+                "the upload `{short}` is damaged on disk; deploy it again, which sends it anew"
+            ));
+        }
+        let natives = &platform.natives;
+        let is_kept = natives.is_kept(wasm).await.unwrap_or(false);
+        let made = match natives.is_made(wasm).await {
             Ok(true) => continue,
-            Ok(false) => platform.natives.ensure(None, wasm).await.map(drop),
+            Ok(false) => natives.ensure(None, wasm).await.map(drop),
             Err(error) => Err(error),
         };
-        if let Err(error) = made {
-            let wasm = wasm.short();
-            platform.notice(format!("the upload `{wasm}` has no native code: {error}"));
+        match made {
+            Ok(()) if is_kept => platform.notice(natives::made_anew(&wasm)),
+            Ok(()) => {}
+            Err(error) => platform.notice(natives::not_made(&wasm, &error)),
         }
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::control::Platform;
+use crate::natives;
 
 /// Why an upload's native code could not be made, and when that was found.
 type Failed = HashMap<Digest, (Instant, String)>;
@@ -64,16 +65,13 @@ fn begin(platform: &Arc<Platform>, failed: &Failed, making: &mut JoinSet<Made>, 
 async fn make(platform: &Platform, wasm: Digest) -> Result<(), String> {
     let _pin = platform.pins.pin(wasm).await;
     let made = platform.natives.ensure(None, wasm).await;
-    let short = wasm.short();
     match made {
         Ok(_) => {
-            platform.notice(format!(
-                "the native code of the upload `{short}` was missing or damaged and was made anew"
-            ));
+            platform.notice(natives::made_anew(&wasm));
             Ok(())
         }
         Err(error) => {
-            platform.notice(format!("the upload `{short}` has no native code: {error}"));
+            platform.notice(natives::not_made(&wasm, &error));
             Err(error.to_string())
         }
     }

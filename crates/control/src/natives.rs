@@ -217,7 +217,19 @@ impl Natives {
     }
 }
 
-async fn has_digest(path: PathBuf, digest: Digest) -> bool {
+/// What the operator is told of native code that was made again.
+pub(crate) fn made_anew(wasm: &Digest) -> String {
+    let short = wasm.short();
+    format!("the native code of the upload `{short}` was missing or damaged and was made anew")
+}
+
+/// What the operator is told where it could not be made.
+pub(crate) fn not_made(wasm: &Digest, error: &NativeError) -> String {
+    format!("the upload `{}` has no native code: {error}", wasm.short())
+}
+
+/// Whether a file is what its digest says.
+pub(crate) async fn has_digest(path: PathBuf, digest: Digest) -> bool {
     let digested = tokio::task::spawn_blocking(move || digest_of(&path)).await;
     matches!(digested, Ok(Ok(found)) if found == digest)
 }

@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use control::Control;
 use distribution::{Distribution, NodeReport};
 use model::api::NodeStatus;
 use model::limits;
 use model::upgrade::{FORM, Offer, ToPredecessor, UpgradeWord, Upgraded};
+use node::Supervisor;
 use tokio::net::TcpListener;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{oneshot, watch};
@@ -51,6 +52,9 @@ enum Before {
     Settled,
     Gone,
 }
+
+/// How long what the control plane said last may take to be logged.
+const LAST_NOTICES: Duration = Duration::from_millis(100);
 
 /// The control plane and what serves it.
 struct Controlled {
@@ -137,6 +141,12 @@ impl Platform {
             wiring::supervisor(settings, listeners, &control, &distribution, log).await
         };
         match serve.await {
+            Ok(supervisor) if supervisor.generation() > control.first_generation() => {
+                let failure = older_records(settings, &supervisor, &control);
+                supervisor.stop().await;
+                control.close().await;
+                return Err(failure);
+            }
             Ok(supervisor) => node.put(supervisor),
             Err(failure) => {
                 control.close().await;
@@ -358,8 +368,28 @@ impl Controlled {
         let _ = self.shutdown.send(());
         let ((), _) = tokio::join!(meanwhile, self.served);
         self.control.close().await;
-        self.notices.abort();
+        drop(self.control);
+        // What it said last is told: nobody is left who could say more.
+        let mut notices = self.notices;
+        if tokio::time::timeout(LAST_NOTICES, &mut notices)
+            .await
+            .is_err()
+        {
+            notices.abort();
+        }
     }
+}
+
+/// The records must know all that was served: each deployment is in them before a node hears of it.
+fn older_records(settings: &Settings, supervisor: &Supervisor, control: &Control) -> Failure {
+    let (data, known) = (settings.data.display(), control.first_generation());
+    let served = supervisor.generation();
+    Failure::failed(format!(
+        "the records in `{data}/records.db` are not those that were written last: they know deployments up to generation {known}, and generation {served} was served"
+    ))
+    .hint(format!(
+        "they, or `records.db-wal`, were changed on disk or put back from an older copy; restore a backup into an empty folder with `midge restore`, or, if the older copy is meant, remove `{data}/node/catalog`"
+    ))
 }
 
 /// Makes ready for serving in the place of `predecessor`, which serves meanwhile. From here on no deployment is called

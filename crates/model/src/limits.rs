@@ -60,7 +60,7 @@ limits! {
     HEADER_FIELDS: u64 = fixed("header-fields", 256, "header fields one message may have, in either direction");
     HEADER_BYTES: Size = fixed("header-bytes", Size::kib(64), "bytes one header section may have, in either direction");
     OUTGOING_AUTHORITY: Size = fixed("outgoing-authority", Size(512), "bytes of the host and port that a request of a guest's own names; a name has at most 253, and a guest may hold `resources` such requests");
-    HOST_MEMORY: Size = fixed("host-memory", Size::mib(4), "bytes of header sections and bodies the host holds for one invocation in all; each body counts as `body-chunk`");
+    HOST_MEMORY: Size = fixed("host-memory", Size::mib(4), "bytes of header sections and bodies the host holds for one invocation in all; each body counts as 192 KiB, each field as 256 bytes and its own");
     BODY_CHUNK: Size = fixed("body-chunk", Size::kib(64), "body bytes the host holds for a guest in either direction");
     LOG_BYTES: Size = fixed("log-bytes", Size::kib(64), "bytes of standard output and standard error kept for one invocation");
     LOG_LINE: Size = fixed("log-line", Size::kib(8), "bytes of one log line; longer ones are cut in several");

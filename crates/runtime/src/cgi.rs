@@ -8,7 +8,9 @@ use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
 use capabilities::http::host::BodyInput;
-use capabilities::http::{Answer, Closed, Incoming, Outgoing, Reply, is_forbidden};
+use capabilities::http::{
+    Answer, Closed, Incoming, Outgoing, Reply, WITHOUT_ASKING, WriteError, is_forbidden,
+};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{StatusCode, request};
 use model::limits;
@@ -207,11 +209,14 @@ impl Stdout {
     }
 
     /// Writes bytes for which there is room.
-    pub fn write(&self, bytes: Bytes) -> Result<(), Closed> {
+    pub fn write(&self, bytes: Bytes) -> Result<(), WriteError> {
         let mut output = self.lock();
         match &mut output.stage {
             Stage::Body(body) => body.write(bytes),
-            Stage::Broken(_) => Err(Closed),
+            Stage::Broken(_) => Err(WriteError::Closed),
+            Stage::Head(head) if head.len() + bytes.len() > WITHOUT_ASKING => {
+                Err(WriteError::NoRoom)
+            }
             Stage::Head(head) => {
                 head.extend_from_slice(&bytes);
                 let Some((length, rest)) = head_end(head) else {
@@ -235,11 +240,11 @@ impl Stdout {
 }
 
 impl Output {
-    fn begin_body(&mut self, head: &[u8], first: Bytes) -> Result<(), Closed> {
+    fn begin_body(&mut self, head: &[u8], first: Bytes) -> Result<(), WriteError> {
         match parse_head(head) {
             Err(error) => {
                 self.stage = Stage::Broken(error);
-                Err(Closed)
+                Err(WriteError::Closed)
             }
             Ok((status, headers)) => {
                 let body = Outgoing::new();
@@ -347,7 +352,7 @@ impl Pollable for Stdout {
 #[async_trait]
 impl OutputStream for Stdout {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        Stdout::write(self, bytes).map_err(|Closed| StreamError::Closed)
+        Ok(Stdout::write(self, bytes)?)
     }
 
     fn flush(&mut self) -> StreamResult<()> {
@@ -366,9 +371,10 @@ impl AsyncWrite for Stdout {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         std::task::ready!(self.poll_room(context));
-        let closed = |Closed| io::Error::from(io::ErrorKind::BrokenPipe);
-        let length = bytes.len().min(self.room().map_err(closed)?);
-        Stdout::write(&self, Bytes::copy_from_slice(&bytes[..length])).map_err(closed)?;
+        let closed = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        let length = bytes.len().min(self.room().map_err(|Closed| closed(()))?);
+        let written = Stdout::write(&self, Bytes::copy_from_slice(&bytes[..length]));
+        written.map_err(|_| closed(()))?;
         Poll::Ready(Ok(length))
     }
 

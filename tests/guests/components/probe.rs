@@ -1,7 +1,8 @@
 //! Tries one thing of the host. `/method/BYTES`, `/path/BYTES`, `/authority/BYTES`: whether a request of its own may have
 //! one so long. `/timeouts`: makes requests with timeouts that are none. `/clocks`: whether its clocks tell more than
 //! whole milliseconds. `/bodies/COUNT`, `/fields/COUNT`, `/copies/COUNT`, `/paths/COUNT`: has its host hold so many;
-//! `/dropped/COUNT`: one after the other.
+//! `/dropped/COUNT`: one after the other; `/emptied/COUNT`: header
+//! fields that were many; `/heedless/COUNT`: bodies, without asking how much may be written.
 
 use wasip2::clocks::{monotonic_clock, wall_clock};
 use wasip2::http::outgoing_handler;
@@ -56,6 +57,20 @@ fn hold(what: &str, count: u64, out: ResponseOutparam) {
             let path = "/".repeat(16_000);
             request.set_path_with_query(Some(&path)).expect("a path");
             request
+        }))),
+        "heedless" => Box::new(Vec::from_iter(all.map(|_| {
+            let request = request();
+            let body = request.body().expect("a body");
+            let stream = body.write().expect("its stream");
+            stream.write(&[7; 1 << 20]).expect("to write");
+            (stream, body, request)
+        }))),
+        "emptied" => Box::new(Vec::from_iter(all.map(|_| {
+            let fields = Fields::new();
+            let names = Vec::from_iter((0..256).map(|number| format!("x-{number}")));
+            names.iter().for_each(|name| fields.append(name, b"").expect("a field"));
+            names.iter().for_each(|name| fields.delete(name).expect("a field"));
+            fields
         }))),
         "dropped" => Box::new(all.for_each(|_| drop(full()))),
         _ => panic!("there is no `{what}` to hold"),

@@ -207,12 +207,49 @@ impl Turn {
                 }
             }
         }
+        let digests: Vec<Digest> = apps.iter().map(|app| app.digest).collect();
+        let missing = platform.api.missing(&digests);
+        let mut fail = |own: &str, text: String| {
+            tally
+                .failures
+                .push(format!("{text} ({own}): {:?}", self.changes));
+        };
         if platform.metric("midge_worker_restarts_total") > 0.0 {
             fail(NOBODY, "a worker ended".into());
         }
         platform.stop();
-        if platform.said().contains("panicked") {
-            fail(NOBODY, platform.said());
+        let said = platform.said();
+        if said.contains("panicked") {
+            fail(NOBODY, said.clone());
+        }
+        self.judge_detection(apps, &missing, &said, tally);
+    }
+}
+
+impl Turn {
+    /// A changed upload counts as missing; native code that was changed was made anew, or is said to be missing.
+    fn judge_detection(&self, apps: &[Flipped], missing: &[Digest], said: &str, tally: &mut Tally) {
+        for app in apps {
+            let digest = app.digest.to_string();
+            let own: Vec<&String> = self
+                .changes
+                .iter()
+                .filter(|it| it.contains(&digest))
+                .collect();
+            let upload = own.iter().any(|change| change.contains(".wasm:"));
+            let native = own.iter().any(|change| !change.contains(".wasm:"));
+            if upload != missing.contains(&app.digest) {
+                tally
+                    .failures
+                    .push(format!("a changed upload was not noticed: {own:?}"));
+            }
+            let told = said.contains(&format!("the upload `{}` has no native", &digest[..12]))
+                || said.contains(&format!("native code of the upload `{}`", &digest[..12]));
+            if native && !told {
+                tally
+                    .failures
+                    .push(format!("changed native code was not noticed: {own:?}"));
+            }
         }
     }
 }

@@ -166,6 +166,29 @@ enum End {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Closed;
 
+/// Why bytes were not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// See [`Closed`].
+    #[error("the body has ended, or nobody reads it")]
+    Closed,
+    /// The writer has not asked for [`Outgoing::room`].
+    #[error("the guest wrote more than `check-write` permitted")]
+    NoRoom,
+}
+
+impl From<Closed> for WriteError {
+    fn from(Closed: Closed) -> Self {
+        Self::Closed
+    }
+}
+
+/// What a body may hold of a guest that writes twice after it has asked once.
+pub const WITHOUT_ASKING: usize = 2 * CHUNK;
+
+/// What a body counts as: its bytes, and its trailers.
+const COST: usize = WITHOUT_ASKING + limits::HEADER_BYTES.default.as_usize();
+
 impl Outgoing {
     pub fn new() -> Self {
         Self::made(None)
@@ -173,7 +196,7 @@ impl Outgoing {
 
     /// A body whose guest may have many of them.
     pub fn held(memory: &HostMemory) -> Result<Self, HostMemoryLimit> {
-        Ok(Self::made(Some(memory.hold(CHUNK)?)))
+        Ok(Self::made(Some(memory.hold(COST)?)))
     }
 
     fn made(memory: Option<Held>) -> Self {
@@ -227,10 +250,13 @@ impl Outgoing {
     }
 
     /// Takes bytes for the reader. The caller has asked for [`Self::room`].
-    pub fn write(&self, bytes: Bytes) -> Result<(), Closed> {
+    pub fn write(&self, bytes: Bytes) -> Result<(), WriteError> {
         let mut state = self.lock();
         if state.reader_gone || !matches!(state.end, End::Open) {
-            return Err(Closed);
+            return Err(WriteError::Closed);
+        }
+        if state.held() + bytes.len() > WITHOUT_ASKING {
+            return Err(WriteError::NoRoom);
         }
         state.written += bytes.len() as u64;
         if !bytes.is_empty() && !state.discarding {
@@ -432,7 +458,17 @@ mod tests {
         drop(reader);
         assert!(body.poll_room(&mut noop()).is_ready());
         assert_eq!(body.room(), Err(Closed));
-        assert_eq!(body.write("x".into()), Err(Closed));
+        assert_eq!(body.write("x".into()), Err(WriteError::Closed));
+    }
+
+    #[test]
+    fn a_writer_that_does_not_ask_is_refused_before_much_is_held() {
+        let body = Outgoing::new();
+        let _reader = body.reader();
+        let written = (0..).take_while(|_| body.write(vec![0; 1000].into()).is_ok());
+        let held = 1064 * written.count();
+        assert!((CHUNK..=WITHOUT_ASKING).contains(&held), "{held}");
+        assert_eq!(body.write(vec![0; 4 << 20].into()), Err(WriteError::NoRoom));
     }
 
     #[test]

@@ -21,7 +21,12 @@ struct Section {
     /// What was made here; what was received is not the guest's to account for.
     held: Option<Held>,
     bytes: usize,
+    /// The most fields, and the most bytes, there have been: a map keeps its room.
+    most: (usize, usize),
 }
+
+/// What a field takes beside what [`size`] counts: its place in the map, and two allocations.
+const ENTRY: usize = 256;
 
 /// Why a change was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,12 +59,14 @@ impl Fields {
     }
 
     fn made(memory: &HostMemory, map: HeaderMap, bytes: usize) -> Result<Self, HostMemoryLimit> {
-        let held = memory.hold(bytes)?;
+        let most = (map.len(), bytes);
+        let held = memory.hold(map.len() * ENTRY + bytes)?;
         Ok(Self {
             section: Arc::new(Section {
                 map,
                 held: Some(held),
                 bytes,
+                most,
             }),
             immutable: false,
         })
@@ -160,8 +167,10 @@ impl Section {
         if too_many || too_long {
             return Err(FieldError::Invalid);
         }
+        self.most = (self.most.0.max(fields), self.most.1.max(bytes));
         if let Some(held) = &mut self.held {
-            held.resize(bytes).map_err(FieldError::HostMemory)?;
+            let cost = self.most.0 * ENTRY + self.most.1;
+            held.resize(cost).map_err(FieldError::HostMemory)?;
         }
         self.bytes = bytes;
         Ok(())

@@ -5,7 +5,10 @@ mod fields;
 mod held;
 pub mod host;
 
-pub use body::{BodyError, Closed, Incoming, Outgoing, OutgoingReader, RequestBody, Truncated};
+pub use body::{
+    BodyError, Closed, Incoming, Outgoing, OutgoingReader, RequestBody, Truncated, WITHOUT_ASKING,
+    WriteError,
+};
 pub use fields::{FieldError, Fields, is_forbidden};
 pub use held::{Held, HostMemory, HostMemoryLimit};
 

@@ -16,6 +16,7 @@ use super::request::{self, Json, Place};
 use super::tenants;
 use crate::auth::{Caller, Reach};
 use crate::control::Platform;
+use crate::natives::has_digest;
 use crate::records::uploads;
 use crate::tokens;
 
@@ -47,8 +48,16 @@ pub(super) async fn missing(
             .records
             .read(move |c| uploads::find(c, &tenant, &digest))
             .await?;
-        let key = ArtifactKey::Wasm(digest);
-        if known.is_none() || platform.distribution.fetch(&key).await.is_err() {
+        // What is damaged on disk is as good as missing, and sent anew.
+        let is_there = match platform
+            .distribution
+            .fetch(&ArtifactKey::Wasm(digest))
+            .await
+        {
+            Ok(path) => known.is_some() && has_digest(path, digest).await,
+            Err(_) => false,
+        };
+        if !is_there {
             asked.digests.push(digest);
         }
     }

@@ -17,12 +17,20 @@ const REFUSED: [libc::c_long; 9] = [
     libc::SYS_perf_event_open,
 ];
 
-/// Where x86-64 kernels that know the x32 ABI have the same calls once more (`__X32_SYSCALL_BIT`, unistd.h).
+/// What x86-64 kernels that know the x32 ABI add to a call's number (`__X32_SYSCALL_BIT`, asm/unistd.h).
 const X32: i64 = 0x4000_0000;
+
+/// `ptrace`, `process_vm_readv` and `process_vm_writev` have other numbers there (asm/unistd_x32.h), which some kernels
+/// take without the bit.
+const REFUSED_X32: [libc::c_long; 3] = [521, 539, 540];
 
 /// A filter that answers each of them with `EACCES`. A process cannot put it off, nor can what it starts.
 pub(super) fn fence() -> io::Result<BpfProgram> {
-    let calls = REFUSED.into_iter().flat_map(|call| [call, call | X32]);
+    let others = REFUSED_X32
+        .into_iter()
+        .filter(|_| cfg!(target_arch = "x86_64"));
+    let calls = REFUSED.into_iter().chain(others);
+    let calls = calls.flat_map(|call| [call, call | X32]);
     let rules = calls.map(|call| (call, Vec::new())).collect();
     let refuse = SeccompAction::Errno(libc::EACCES as u32);
     let architecture = std::env::consts::ARCH

@@ -8,7 +8,7 @@ use std::time::Duration;
 use model::limits;
 use rusqlite::functions::FunctionFlags;
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 use tokio::sync::{mpsc, oneshot};
 
 use super::schema::MIGRATIONS;
@@ -173,7 +173,13 @@ fn open(path: &Path) -> Result<Connection, RecordsError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_CREATE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    check_length(path)?;
     let mut connection = connect(path, flags)?;
+    if connection.is_readonly(rusqlite::MAIN_DB)? {
+        let found = "it cannot be written: its permissions or its header say so".to_owned();
+        let path = path.to_owned();
+        return Err(RecordsError::Damaged { path, found });
+    }
     connection.set_prepared_statement_cache_capacity(128);
     check_version(&connection, path)?;
     connection.execute_batch(
@@ -220,6 +226,19 @@ fn know_row_sum(connection: &Connection) -> rusqlite::Result<()> {
         }
         Ok(sum)
     })
+}
+
+/// SQLite takes a file that is cut to almost nothing for a new one.
+fn check_length(path: &Path) -> Result<(), RecordsError> {
+    const HEADER: u64 = 100;
+    match std::fs::metadata(path) {
+        Ok(file) if (1..HEADER).contains(&file.len()) => Err(RecordsError::Damaged {
+            path: path.to_owned(),
+            found: format!("it has {} bytes", file.len()),
+        }),
+        // Whatever else is wrong with it, opening it says so.
+        _ => Ok(()),
+    }
 }
 
 fn version(connection: &Connection) -> rusqlite::Result<u32> {
@@ -305,9 +324,7 @@ fn named(error: RecordsError, path: &Path) -> RecordsError {
     let path = path.to_owned();
     match error {
         RecordsError::Damaged { found, .. } => RecordsError::Damaged { path, found },
-        RecordsError::Failed(error) if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) => {
-            RecordsError::Unopened { path, error }
-        }
+        RecordsError::Failed(error) => RecordsError::Unopened { path, error },
         other => other,
     }
 }

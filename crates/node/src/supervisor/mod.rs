@@ -193,6 +193,11 @@ impl Supervisor {
         self.node.standing.borrow().processes.clone()
     }
 
+    /// What its workers serve: what was published last, or what it has kept where that is older.
+    pub fn generation(&self) -> Generation {
+        self.node.catalogs.borrow().generation()
+    }
+
     /// Everything the node counts, as Prometheus text (OpenMetrics).
     pub fn metrics(&self) -> String {
         let catalog = self.node.catalogs.borrow().clone();

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use model::limits;
 use model::pipe::CompileReport;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 use super::CompileError;
 
@@ -27,6 +28,9 @@ pub fn child() -> ExitCode {
 }
 
 fn answer() -> Result<(), String> {
+    // One child is not to write into another, whose native code is signed.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|error| format!("while closing this process to others: {error}"))?;
     let mut native = claim_native()?;
     let mut wasm = Vec::new();
     // One byte more than is allowed, so that too much is seen as too much.

@@ -12,7 +12,7 @@ use wasmtime_wasi_io::streams::{
 
 use super::bindings::wasi::http::types::{self, ErrorCode};
 use super::{HttpView, take_trailers};
-use crate::http::{BodyError, Closed, Fields, Incoming, Outgoing};
+use crate::http::{BodyError, Closed, Fields, Incoming, Outgoing, WriteError};
 
 /// Why a stream broke, for a guest that asks with `http-error-code`.
 #[derive(Debug, thiserror::Error)]
@@ -179,6 +179,16 @@ impl OutgoingBody {
     }
 }
 
+impl From<WriteError> for StreamError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Closed => Self::Closed,
+            // As the interface says of `write`.
+            WriteError::NoRoom => Self::Trap(wasmtime::Error::new(error)),
+        }
+    }
+}
+
 /// A reply body as a `wasi:io` output stream.
 struct BodyOutput {
     body: Outgoing,
@@ -201,7 +211,7 @@ impl OutputStream for BodyOutput {
             let failure = wasmtime::Error::new(StreamFailure::TooLong(length));
             return Err(StreamError::LastOperationFailed(failure));
         }
-        self.body.write(bytes).map_err(|Closed| StreamError::Closed)
+        Ok(self.body.write(bytes)?)
     }
 
     fn flush(&mut self) -> StreamResult<()> {

@@ -11,7 +11,7 @@ use super::bindings::wasi::http::outgoing_handler;
 use super::bindings::wasi::http::types::{self, ErrorCode, Method, Scheme};
 use super::body::{IncomingBody, OutgoingBody};
 use super::{HttpView, take_fields};
-use crate::http::{Fields, Held, Outgoing};
+use crate::http::{Fields, Held, HostMemoryLimit, Outgoing};
 
 /// A request that a guest makes.
 pub struct OutgoingRequest {
@@ -21,8 +21,16 @@ pub struct OutgoingRequest {
     authority: Option<String>,
     headers: Fields,
     body_taken: bool,
-    /// For the path, which is the only part besides that is long.
+    /// For the parts besides that may be long.
     held: Held,
+}
+
+impl OutgoingRequest {
+    fn count(&mut self) -> Result<(), HostMemoryLimit> {
+        let length = |part: &Option<String>| part.as_ref().map_or(0, String::len);
+        self.held
+            .resize(length(&self.path_with_query) + length(&self.authority))
+    }
 }
 
 /// How long a guest would wait, in nanoseconds.
@@ -124,8 +132,8 @@ impl types::HostOutgoingRequest for HttpView<'_> {
             return Ok(Err(()));
         }
         let request = self.table.get_mut(&request)?;
-        request.held.resize(path.as_ref().map_or(0, String::len))?;
         request.path_with_query = path;
+        request.count()?;
         Ok(Ok(()))
     }
 
@@ -166,7 +174,9 @@ impl types::HostOutgoingRequest for HttpView<'_> {
         if authority.as_deref().is_some_and(|text| !fits(text)) {
             return Ok(Err(()));
         }
-        self.table.get_mut(&request)?.authority = authority;
+        let request = self.table.get_mut(&request)?;
+        request.authority = authority;
+        request.count()?;
         Ok(Ok(()))
     }
 

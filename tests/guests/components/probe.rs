@@ -68,8 +68,12 @@ fn hold(what: &str, count: u64, out: ResponseOutparam) {
         "emptied" => Box::new(Vec::from_iter(all.map(|_| {
             let fields = Fields::new();
             let names = Vec::from_iter((0..256).map(|number| format!("x-{number}")));
-            names.iter().for_each(|name| fields.append(name, b"").expect("a field"));
-            names.iter().for_each(|name| fields.delete(name).expect("a field"));
+            names
+                .iter()
+                .for_each(|name| fields.append(name, b"").expect("a field"));
+            names
+                .iter()
+                .for_each(|name| fields.delete(name).expect("a field"));
             fields
         }))),
         "dropped" => Box::new(all.for_each(|_| drop(full()))),

@@ -156,6 +156,9 @@ fn an_upload_over_the_limit_is_refused() {
 #[test]
 fn a_client_that_dies_while_it_uploads_leaves_nothing() {
     let platform = Platform::start();
+    tests::eventually("the last of its own files is there", || {
+        platform.data().join("midge.sock").exists().then_some(())
+    });
     let files = || count(&platform.data());
     let before = files();
     for _ in 0..5 {

@@ -22,7 +22,7 @@ pub use guest::{Guest, guest, variant};
 pub use load::{Load, Report};
 pub use platform::{Platform, Settings, bare, binary, manifest_of};
 pub use process::{
-    children, clients, cpu_seconds, descendants, is_stopped, lives, parent, pin, private_bytes,
-    serves, workers,
+    children, clients, cpu_seconds, descendants, descriptors_allowed, is_stopped, lives, parent,
+    pin, private_bytes, serves, workers,
 };
 pub use wait::{eventually, skip};

@@ -75,6 +75,18 @@ pub fn private_bytes(id: u32) -> u64 {
     kib.unwrap_or(0) << 10
 }
 
+/// How many descriptors this process may have.
+pub fn descriptors_allowed() -> usize {
+    let mut bound = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the bound outlives the call.
+    let asked = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut bound) };
+    assert_eq!(asked, 0, "the bound on descriptors is known");
+    bound.rlim_cur as usize
+}
+
 /// Keeps the calling thread, and what it starts, on one core.
 pub fn pin(core: usize) {
     // SAFETY: the set is made here and outlives the call.

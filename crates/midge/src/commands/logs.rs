@@ -86,24 +86,38 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
                 false => Ok(()),
             };
         };
-        let text = String::from_utf8_lossy(&line);
         if options.json {
-            screen::line(text)?;
-            continue;
+            screen::line(String::from_utf8_lossy(&line))?;
+        } else {
+            screen::line(readable(&line, for_people))?;
         }
-        // What a newer platform says and this program does not know is shown as it came.
-        match serde_json::from_str(&text) {
-            Ok(record) => screen::line(for_people(&record))?,
-            Err(_) => screen::line(without_controls(&text))?,
-        }
+    }
+}
+
+/// A line of a log as `form` shows its record. What a newer platform says and this program does not know stays as it came.
+pub fn readable(line: &[u8], form: impl FnOnce(&LogRecord) -> String) -> String {
+    without_controls(&match serde_json::from_slice(line) {
+        Ok(record) => form(&record),
+        Err(_) => String::from_utf8_lossy(line).into_owned(),
+    })
+}
+
+/// What was said, and by whom: the app on one of its streams, or the platform about it.
+pub fn said(record: &LogRecord) -> String {
+    let text = &record.text;
+    match record.stream {
+        LogStream::Stdout => format!("out: {text}"),
+        LogStream::Stderr => format!("err: {text}"),
+        LogStream::Platform => format!("midge: {text}"),
+        LogStream::Request => text.clone(),
     }
 }
 
 fn for_people(record: &LogRecord) -> String {
     let at = screen::moment_ms(record.time_ms);
     let request = &record.request;
-    let text = match (&record.done, record.stream) {
-        (Some(done), _) => {
+    let text = match &record.done {
+        Some(done) => {
             let ms = done.usage.wall_us as f64 / 1000.0;
             let cpu = done.usage.cpu_us as f64 / 1000.0;
             let (method, host, path) = (&done.method, &done.host, &done.path);
@@ -113,12 +127,9 @@ fn for_people(record: &LogRecord) -> String {
                 "{method} {host}{path} {status} {outcome} {ms:.1} ms (cpu {cpu:.1} ms) version {version}{cold}"
             )
         }
-        (None, LogStream::Stdout) => format!("out: {}", record.text),
-        (None, LogStream::Stderr) => format!("err: {}", record.text),
-        (None, LogStream::Platform) => format!("midge: {}", record.text),
-        (None, LogStream::Request) => record.text.clone(),
+        None => said(record),
     };
-    without_controls(&format!("{at} {request} {text}"))
+    format!("{at} {request} {text}")
 }
 
 #[cfg(test)]
@@ -143,7 +154,8 @@ mod tests {
     #[test]
     fn a_line_says_when_which_request_and_what() {
         let check = |record: LogRecord, expected: &str| {
-            assert_eq!(for_people(&record), expected);
+            let line = serde_json::to_vec(&record).unwrap();
+            assert_eq!(readable(&line, for_people), expected);
         };
         check(
             record(LogStream::Stderr, "oh no", None),

@@ -7,12 +7,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use model::{AppName, LogRecord, LogStream, Outcome, TenantName};
+use model::{AppName, LogRecord, Outcome, TenantName};
 
 use crate::client::{Access, Client};
 use crate::commands::deploy::{self, Upload};
+use crate::commands::logs;
 use crate::config;
-use crate::failure::{Exit, Failure, While as _, without_controls};
+use crate::failure::{Exit, Failure, While as _};
 use crate::grants;
 use crate::platform::{Places, Platform};
 use crate::process::{Signals, raise_open_files};
@@ -184,11 +185,7 @@ async fn show_log(access: Access, app: AppName) -> Failure {
     let show = async {
         let mut lines = client.lines(&path).await?;
         while let Some(line) = lines.next().await? {
-            let text = String::from_utf8_lossy(&line);
-            match serde_json::from_str(&text) {
-                Ok(record) => screen::line(for_people(&record))?,
-                Err(_) => screen::line(without_controls(&text))?,
-            }
+            screen::line(logs::readable(&line, for_people))?;
         }
         Err(Failure::new(Exit::Failed, "the platform ended its log"))
     };
@@ -200,8 +197,8 @@ async fn show_log(access: Access, app: AppName) -> Failure {
 
 /// A line of the log, without what is the same in all of them.
 fn for_people(record: &LogRecord) -> String {
-    let text = match (&record.done, record.stream) {
-        (Some(done), _) => {
+    match &record.done {
+        Some(done) => {
             let ms = done.usage.wall_us as f64 / 1000.0;
             let (method, path, status) = (&done.method, &done.path, done.status);
             let outcome = match done.outcome {
@@ -210,9 +207,6 @@ fn for_people(record: &LogRecord) -> String {
             };
             format!("{method} {path} {status}{outcome} in {ms:.1} ms")
         }
-        (None, LogStream::Platform) => format!("  midge: {}", record.text),
-        (None, LogStream::Stderr) => format!("  err: {}", record.text),
-        (None, LogStream::Stdout | LogStream::Request) => format!("  out: {}", record.text),
-    };
-    without_controls(&text)
+        None => format!("  {}", logs::said(record)),
+    }
 }

@@ -371,11 +371,10 @@ impl AsyncWrite for Stdout {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         std::task::ready!(self.poll_room(context));
-        let closed = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        let length = bytes.len().min(self.room().map_err(|Closed| closed(()))?);
+        let broken = || io::Error::from(io::ErrorKind::BrokenPipe);
+        let length = bytes.len().min(self.room().map_err(|Closed| broken())?);
         let written = Stdout::write(&self, Bytes::copy_from_slice(&bytes[..length]));
-        written.map_err(|_| closed(()))?;
-        Poll::Ready(Ok(length))
+        Poll::Ready(written.map(|()| length).map_err(|_| broken()))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

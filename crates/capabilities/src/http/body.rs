@@ -177,12 +177,6 @@ pub enum WriteError {
     NoRoom,
 }
 
-impl From<Closed> for WriteError {
-    fn from(Closed: Closed) -> Self {
-        Self::Closed
-    }
-}
-
 /// What a body may hold of a guest that writes twice after it has asked once.
 pub const WITHOUT_ASKING: usize = 2 * CHUNK;
 

@@ -12,7 +12,7 @@ use tempfile::TempPath;
 
 use crate::control::{Control, Platform};
 use crate::keys;
-use crate::natives::{digest_of, has_digest};
+use crate::natives::digest_of;
 use crate::pins::Pin;
 use crate::records::{RecordsError, SCHEMA, connect, versions};
 use crate::restore::UPLOADS;
@@ -65,21 +65,23 @@ pub(crate) async fn prepare(platform: &Arc<Platform>) -> Result<Backup, BackupEr
     let keys = platform.settings.data.join("keys");
     let mut named = vec![("records.db".to_owned(), snapshot.to_path_buf())];
     named.extend(keys::FILES.map(|name| (format!("keys/{name}"), keys.join(name))));
+    let others = named.len();
     let mut pins = Vec::with_capacity(wasms.len());
-    for digest in wasms {
+    for digest in wasms.iter().copied() {
         pins.push(platform.pins.pin(digest).await);
         let path = platform
             .distribution
             .fetch(&ArtifactKey::Wasm(digest))
             .await
             .map_err(|error| BackupError::Upload { digest, error })?;
-        if !has_digest(path.clone(), digest).await {
-            return Err(BackupError::Damaged(digest));
-        }
         named.push((format!("{UPLOADS}/{digest}.wasm"), path));
     }
     let sources = named.iter().map(|(_, path)| path.clone()).collect();
     let files = blocking(move || describe(named)).await?;
+    let mut uploads = files[others..].iter().zip(&wasms);
+    if let Some((_, digest)) = uploads.find(|(file, digest)| file.digest != **digest) {
+        return Err(BackupError::Damaged(*digest));
+    }
     Ok(Backup {
         manifest: BackupManifest {
             format: BackupManifest::FORMAT,

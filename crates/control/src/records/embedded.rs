@@ -176,9 +176,8 @@ fn open(path: &Path) -> Result<Connection, RecordsError> {
     check_length(path)?;
     let mut connection = connect(path, flags)?;
     if connection.is_readonly(rusqlite::MAIN_DB)? {
-        let found = "it cannot be written: its permissions or its header say so".to_owned();
         let path = path.to_owned();
-        return Err(RecordsError::Damaged { path, found });
+        return Err(RecordsError::ReadOnly { path });
     }
     connection.set_prepared_statement_cache_capacity(128);
     check_version(&connection, path)?;

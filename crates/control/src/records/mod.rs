@@ -45,6 +45,11 @@ pub enum RecordsError {
         found: u32,
         known: u32,
     },
+    #[error(
+        "the records in `{}` cannot be written; give the file to the user that runs midge, or, if it is that user's, its header is damaged: restore a backup into an empty folder with `midge restore`",
+        path.display()
+    )]
+    ReadOnly { path: PathBuf },
     #[error("the records cannot be opened at `{}`: {error}", path.display())]
     Unopened {
         path: PathBuf,

@@ -161,23 +161,20 @@ impl Turn {
     }
 
     fn judge(&self, platform: &mut Platform, apps: &[Flipped], kept: &Path, tally: &mut Tally) {
-        // What was done to other apps has no part in it.
-        let mut fail = |own: &str, text: String| {
-            let part = |change: &&String| !change.starts_with("artifacts") || change.contains(own);
-            let changes: Vec<&String> = self.changes.iter().filter(part).collect();
-            tally.failures.push(format!("{text}: {changes:?}"));
-        };
-        const NOBODY: &str = "nobody";
         fs::write(platform.folder().join("log"), "").expect("the log can be emptied");
         tally.starts += 1;
         let started = platform.try_start_again();
         if started.is_ok() && self.other_records {
-            fail(NOBODY, "it started with other records".into());
+            self.blame(tally, NOBODY, "it started with other records");
         }
         if let Err(said) = started {
             tally.refused_starts += 1;
             if !self.needed.iter().any(|name| said.contains(name)) || said.contains("panicked") {
-                fail(NOBODY, format!("it refused to start and said: {said}"));
+                self.blame(
+                    tally,
+                    NOBODY,
+                    &format!("it refused to start and said: {said}"),
+                );
             }
             for place in ["records.db", "keys/catalog.key", "keys/compile.key"] {
                 let damaged = platform.data().join(place);
@@ -190,7 +187,7 @@ impl Turn {
             tally.starts += 1;
             if let Err(said) = platform.try_start_again() {
                 let text = format!("it did not start with whole records: {said}");
-                return fail(NOBODY, text);
+                return self.blame(tally, NOBODY, &text);
             }
         }
         for app in apps {
@@ -203,56 +200,53 @@ impl Turn {
                 _ => {
                     let said = reply.text();
                     let text = format!("`{}` answered {status} {error:?} {said:?}", app.name);
-                    fail(&app.digest.to_string(), text);
+                    self.blame(tally, &app.digest.to_string(), &text);
                 }
             }
         }
         let digests: Vec<Digest> = apps.iter().map(|app| app.digest).collect();
         let missing = platform.api.missing(&digests);
-        let mut fail = |own: &str, text: String| {
-            tally
-                .failures
-                .push(format!("{text} ({own}): {:?}", self.changes));
-        };
         if platform.metric("midge_worker_restarts_total") > 0.0 {
-            fail(NOBODY, "a worker ended".into());
+            self.blame(tally, NOBODY, "a worker ended");
         }
         platform.stop();
         let said = platform.said();
         if said.contains("panicked") {
-            fail(NOBODY, said.clone());
+            self.blame(tally, NOBODY, &said);
         }
         self.judge_detection(apps, &missing, &said, tally);
     }
-}
 
-impl Turn {
     /// A changed upload counts as missing; native code that was changed was made anew, or is said to be missing.
     fn judge_detection(&self, apps: &[Flipped], missing: &[Digest], said: &str, tally: &mut Tally) {
         for app in apps {
             let digest = app.digest.to_string();
-            let own: Vec<&String> = self
-                .changes
-                .iter()
-                .filter(|it| it.contains(&digest))
-                .collect();
-            let upload = own.iter().any(|change| change.contains(".wasm:"));
-            let native = own.iter().any(|change| !change.contains(".wasm:"));
+            let mut own = self.changes.iter().filter(|it| it.contains(&digest));
+            let is_upload = |change: &String| change.contains(".wasm:");
+            let upload = own.clone().any(is_upload);
+            let native = own.any(|change| !is_upload(change));
             if upload != missing.contains(&app.digest) {
-                tally
-                    .failures
-                    .push(format!("a changed upload was not noticed: {own:?}"));
+                self.blame(tally, &digest, "a changed upload was not noticed");
             }
-            let told = said.contains(&format!("the upload `{}` has no native", &digest[..12]))
-                || said.contains(&format!("native code of the upload `{}`", &digest[..12]));
+            let short = &digest[..12];
+            let told = said.contains(&format!("the upload `{short}` has no native"))
+                || said.contains(&format!("native code of the upload `{short}`"));
             if native && !told {
-                tally
-                    .failures
-                    .push(format!("changed native code was not noticed: {own:?}"));
+                self.blame(tally, &digest, "changed native code was not noticed");
             }
         }
     }
+
+    /// Remembers a failure, with the changes that may have a part in it: none of those to the artifacts of other apps.
+    fn blame(&self, tally: &mut Tally, own: &str, text: &str) {
+        let part = |change: &&String| !change.starts_with("artifacts") || change.contains(own);
+        let changes: Vec<&String> = self.changes.iter().filter(part).collect();
+        tally.failures.push(format!("{text}: {changes:?}"));
+    }
 }
+
+/// No app has a part in it.
+const NOBODY: &str = "nobody";
 
 /// Changes one bit of a file, or cuts it off, and says where.
 fn change(path: &Path, chance: &mut Chance) -> String {

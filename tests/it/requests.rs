@@ -248,3 +248,22 @@ fn ipv6_is_served_as_well() {
         "{text}"
     );
 }
+
+#[test]
+fn a_host_that_no_app_has_leads_to_the_default_one_if_there_is_one() {
+    let check = |config: &str, expected: u16| {
+        let platform = Platform::configured(config);
+        platform.deploy("hello", &guest("hello"));
+        platform.deploy("version", &guest("version"));
+        let status = |host: &str| {
+            let mut connection = Connection::open(platform.listen, host).unwrap();
+            connection.get("/").unwrap().status()
+        };
+        assert_eq!(status(&platform.host("version")), 200);
+        assert_eq!(status("nobody.test"), expected);
+        assert_eq!(status("127.0.0.1"), expected);
+    };
+    check("", 404);
+    check("[node]\ndefault-host = 'hello.localhost'", 200);
+    check("[node]\ndefault-host = 'gone.localhost'", 404);
+}

@@ -254,12 +254,17 @@ fn a_host_that_no_app_has_leads_to_the_default_one_if_there_is_one() {
     let check = |config: &str, expected: u16| {
         let platform = Platform::configured(config);
         platform.deploy("hello", &guest("hello"));
-        platform.deploy("version", &guest("version"));
-        let status = |host: &str| {
+        let alice = platform.api.new_tenant("alice");
+        let route = "[[route]]\nhost = 'alice.test'\npath = '/api'";
+        alice.deploy(&tests::manifest_of("shop", route), &guest("version"));
+        let ask = |host: &str, path: &str| {
             let mut connection = Connection::open(platform.listen, host).unwrap();
-            connection.get("/").unwrap().status()
+            connection.get(path).unwrap().status()
         };
-        assert_eq!(status(&platform.host("version")), 200);
+        let status = |host| ask(host, "/");
+        assert_eq!(ask("alice.test", "/api"), 200);
+        // Hers, whatever the path.
+        assert_eq!(status("alice.test"), 404);
         assert_eq!(status("nobody.test"), expected);
         assert_eq!(status("127.0.0.1"), expected);
     };

@@ -55,8 +55,11 @@ pub async fn serve(
     let found = admitted.and_then(|authority| {
         let host = canonical_host(text(&authority));
         let (table, path) = (worker.table.borrow(), parts.uri.path());
-        let default = || table.find(worker.default_host.as_ref()?.as_str(), path);
-        let app = table.find(&host, path).or_else(default);
+        let app = match (table.find(&host, path), &worker.default_host) {
+            // A host that an app has is its tenant's, whatever the path.
+            (None, Some(default)) if !table.knows(&host) => table.find(default.as_str(), path),
+            (found, _) => found,
+        };
         Ok((app.ok_or(Outcome::NotFound)?, authority))
     });
     let (app, authority) = match found {

@@ -98,6 +98,12 @@ impl Table {
         site.root.clone()
     }
 
+    /// Whether any app is on `host`, which is in canonical form.
+    pub fn knows(&self, host: &str) -> bool {
+        let is = |site: &Site| site.host.as_str() == host;
+        self.hosts.find(self.hash(host), is).is_some()
+    }
+
     /// The app of that name.
     pub fn app(&self, id: &AppId) -> Option<&Arc<App>> {
         self.apps.find(self.hash(id), |app| app.entry.id == *id)

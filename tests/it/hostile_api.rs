@@ -990,8 +990,8 @@ fn records_that_have_lost_what_was_served_are_named() {
 
 /// C26
 #[test]
-fn an_upload_that_changed_on_disk_is_not_backed_up_but_sent_anew() {
-    let platform = Platform::start();
+fn an_upload_that_changed_on_disk_is_named_and_not_backed_up_but_sent_anew() {
+    let mut platform = Platform::start();
     let wasm = guest("hello");
     platform.deploy("hello", &wasm);
     let digest = Digest::of(&wasm);
@@ -1005,6 +1005,15 @@ fn an_upload_that_changed_on_disk_is_not_backed_up_but_sent_anew() {
     let refused = platform.run(&["backup", file]).exits(1);
     refused.says("is damaged on disk").says(&digest.to_string());
     assert!(!Path::new(file).exists());
+    platform.stop();
+    platform.start_again();
+    let named = format!(
+        "the upload `{}` cannot be used (damaged",
+        &digest.to_string()[..12]
+    );
+    tests::eventually("its start names it", || {
+        platform.said().contains(&named).then_some(())
+    });
     platform.deploy("hello", &wasm);
     assert_eq!(std::fs::read(&path).unwrap(), wasm);
     platform.run(&["backup", file]).exits(0);

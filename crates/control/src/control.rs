@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use distribution::{Distribution, DistributionError};
 use model::{ArtifactKey, Digest, Generation, Route, limits};
-use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -71,7 +70,6 @@ pub(crate) struct Platform {
     /// The generation that was published at the start.
     pub first_generation: Generation,
     clock: Clock,
-    notices: broadcast::Sender<String>,
     tasks: TaskTracker,
     closing: CancellationToken,
     stop: CancellationToken,
@@ -143,7 +141,6 @@ impl Control {
             changes: TaskTracker::new(),
             first_generation,
             clock,
-            notices: broadcast::Sender::new(64),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             stop: CancellationToken::new(),
@@ -202,11 +199,6 @@ impl Control {
         }
     }
 
-    /// What the operator should know and nobody asked for: a line each. Who lags misses some.
-    pub fn notices(&self) -> broadcast::Receiver<String> {
-        self.0.notices.subscribe()
-    }
-
     /// Answers the API's requests until `shutdown`, then finishes those in flight within [`limits::GRACE`].
     pub async fn serve(
         &self,
@@ -248,8 +240,7 @@ impl Platform {
 
     /// Tells the operator.
     pub fn notice(&self, text: String) {
-        // Nobody listening is no failure.
-        let _ = self.notices.send(text);
+        (self.settings.notice)(&text);
     }
 
     /// Where an app answers.
@@ -341,23 +332,18 @@ async fn look_through(platform: Arc<Platform>) {
         let _pin = platform.pins.pin(wasm).await;
         let short = wasm.short();
         let upload = platform.distribution.fetch(&ArtifactKey::Wasm(wasm)).await;
-        if let Ok(upload) = upload
-            && !has_digest(upload, wasm).await
-        {
+        let flaw = match upload {
+            Ok(upload) => (!has_digest(upload, wasm).await).then(|| "damaged on disk".to_owned()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(flaw) = flaw {
             platform.notice(format!(
-                "the upload `{short}` is damaged on disk; deploy it again, which sends it anew"
+                "the upload `{short}` cannot be used ({flaw}); deploy it again, which sends it anew"
             ));
         }
-        let natives = &platform.natives;
-        let is_kept = natives.is_kept(wasm).await.unwrap_or(false);
-        let made = match natives.is_made(wasm).await {
-            Ok(true) => continue,
-            Ok(false) => natives.ensure(None, wasm).await.map(drop),
-            Err(error) => Err(error),
-        };
-        match made {
-            Ok(()) if is_kept => platform.notice(natives::made_anew(&wasm)),
-            Ok(()) => {}
+        match platform.natives.repair(wasm).await {
+            Ok(true) => platform.notice(natives::made_anew(&wasm)),
+            Ok(false) => {}
             Err(error) => platform.notice(natives::not_made(&wasm, &error)),
         }
     }

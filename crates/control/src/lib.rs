@@ -31,4 +31,4 @@ pub use control::{AdminTokenError, Control, OpenError};
 pub use keys::{KeyError, PublicKeys};
 pub use records::{RecordsError, SCHEMA};
 pub use restore::{RestoreError, restore};
-pub use settings::{Clock, ControlSettings, PublicUrl};
+pub use settings::{Clock, ControlSettings, Notice, PublicUrl};

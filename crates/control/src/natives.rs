@@ -70,14 +70,16 @@ impl Natives {
         Ok(known.expect("the platform wants at least one build"))
     }
 
-    /// Whether native code for every wanted build is kept.
-    pub async fn is_made(&self, wasm: Digest) -> Result<bool, NativeError> {
+    /// As [`Self::ensure`] for the platform itself; whether some was there and damaged.
+    pub async fn repair(&self, wasm: Digest) -> Result<bool, NativeError> {
+        let mut damaged = false;
         for build in &self.builds {
             if self.find(wasm, build).await?.is_none() {
-                return Ok(false);
+                damaged |= self.kept(wasm, build).await?.is_some();
+                self.make_in_turn(None, wasm, build).await?;
             }
         }
-        Ok(true)
+        Ok(damaged)
     }
 
     /// Whether there is native code for every wanted build. Its bytes are not looked at.

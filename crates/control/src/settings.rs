@@ -9,6 +9,9 @@ use model::{AppLimits, BuildKey, Host, Route, Size};
 /// Milliseconds since 1970-01-01T00:00:00Z, from outside, so that a test can let time pass.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
+/// What an operator is told, in words.
+pub type Notice = Arc<dyn Fn(&str) + Send + Sync>;
+
 /// What the control plane is made with.
 pub struct ControlSettings {
     /// The folder of `records.db` and `keys/`. One process uses it at a time: the caller sees to that.
@@ -30,6 +33,7 @@ pub struct ControlSettings {
     pub open_metrics: bool,
     /// The node's own metrics, as text; shown after the control plane's.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    pub notice: Notice,
 }
 
 /// Where apps answer.

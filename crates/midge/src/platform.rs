@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use control::Control;
 use distribution::{Distribution, NodeReport};
@@ -13,7 +13,6 @@ use model::limits;
 use model::upgrade::{FORM, Offer, ToPredecessor, UpgradeWord, Upgraded};
 use node::Supervisor;
 use tokio::net::TcpListener;
-use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -53,15 +52,11 @@ enum Before {
     Gone,
 }
 
-/// How long what the control plane said last may take to be logged.
-const LAST_NOTICES: Duration = Duration::from_millis(100);
-
 /// The control plane and what serves it.
 struct Controlled {
     control: Control,
     shutdown: oneshot::Sender<()>,
     served: JoinHandle<()>,
-    notices: JoinHandle<()>,
 }
 
 /// Where things are, once the platform is ready.
@@ -126,7 +121,7 @@ impl Platform {
         };
         let distribution = wiring::distribution(&folder)?;
         let node = Node::default();
-        let control = wiring::control(settings, sockets.port(), &node, &distribution).await?;
+        let control = wiring::control(settings, sockets.port(), &node, &distribution, log).await?;
         let serve = async {
             match predecessor {
                 Some(predecessor) => {
@@ -153,7 +148,7 @@ impl Platform {
                 return Err(failure);
             }
         }
-        let controlled = Controlled::serve(control, &sockets, log)?;
+        let controlled = Controlled::serve(control, &sockets)?;
         folder.announce(&places.api.to_string());
         let platform = Self {
             settings: settings.clone(),
@@ -335,9 +330,10 @@ impl Platform {
             distribution,
             ..
         } = self;
-        let control = wiring::control(settings, sockets.port(), node, distribution).await?;
+        let control =
+            wiring::control(settings, sockets.port(), node, distribution, self.log).await?;
         control.collect();
-        self.control = Some(Controlled::serve(control, sockets, self.log)?);
+        self.control = Some(Controlled::serve(control, sockets)?);
         self.folder
             .announce(&self.sockets.api_address()?.to_string());
         Ok(())
@@ -345,7 +341,7 @@ impl Platform {
 }
 
 impl Controlled {
-    fn serve(control: Control, sockets: &Sockets, log: Log) -> Result<Self, Failure> {
+    fn serve(control: Control, sockets: &Sockets) -> Result<Self, Failure> {
         let listener = sockets.api.try_clone().and_then(|listener| {
             listener.set_nonblocking(true)?;
             TcpListener::from_std(listener)
@@ -354,12 +350,10 @@ impl Controlled {
         let (shutdown, stopping) = oneshot::channel();
         let serving = control.clone();
         let served = tokio::spawn(async move { serving.serve(listener, ended(stopping)).await });
-        let notices = tokio::spawn(tell(control.clone(), log));
         Ok(Self {
             control,
             shutdown,
             served,
-            notices,
         })
     }
 
@@ -368,15 +362,6 @@ impl Controlled {
         let _ = self.shutdown.send(());
         let ((), _) = tokio::join!(meanwhile, self.served);
         self.control.close().await;
-        drop(self.control);
-        // What it said last is told: nobody is left who could say more.
-        let mut notices = self.notices;
-        if tokio::time::timeout(LAST_NOTICES, &mut notices)
-            .await
-            .is_err()
-        {
-            notices.abort();
-        }
     }
 }
 
@@ -429,17 +414,4 @@ fn predecessor_name() -> String {
 /// Ends when told to, or when nobody is left who could.
 async fn ended(stopping: oneshot::Receiver<()>) {
     let _ = stopping.await;
-}
-
-/// Logs what the control plane tells the operator.
-async fn tell(control: Control, log: Log) {
-    let mut notices = control.notices();
-    drop(control);
-    loop {
-        match notices.recv().await {
-            Ok(text) => log.warning(&text),
-            Err(RecvError::Lagged(missed)) => log.warning(&format!("{missed} notices were missed")),
-            Err(RecvError::Closed) => return,
-        }
-    }
 }

@@ -51,9 +51,10 @@ pub async fn control(
     port: u16,
     node: &Node,
     distribution: &Arc<dyn Distribution>,
+    log: Log,
 ) -> Result<Control, Failure> {
     let opened = Control::open(
-        control_settings(settings, port, node.clone()),
+        control_settings(settings, port, node.clone(), log),
         distribution.clone(),
     );
     opened.await.map_err(|error| unopened(settings, &error))
@@ -72,7 +73,7 @@ pub async fn supervisor(
     started.map_err(|error| Failure::failed(error.to_string()))
 }
 
-fn control_settings(settings: &Settings, port: u16, node: Node) -> ControlSettings {
+fn control_settings(settings: &Settings, port: u16, node: Node, log: Log) -> ControlSettings {
     ControlSettings {
         data: settings.data.clone(),
         domain: settings.domain.clone(),
@@ -87,6 +88,7 @@ fn control_settings(settings: &Settings, port: u16, node: Node) -> ControlSettin
         },
         open_metrics: settings.control.open_metrics,
         metrics: Arc::new(move || node.metrics()),
+        notice: Arc::new(move |text| log.warning(text)),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Uploads: what is missing, and the bytes, digested while they come. What does not end well leaves nothing behind.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -42,23 +43,29 @@ pub(super) async fn missing(
         let title = "too many digests";
         return Err(Refused::new(422, "too-many-digests", title, detail));
     }
+    let all: BTreeSet<Digest> = all.into_iter().collect();
+    // What is looked at whole, in one request.
+    let mut left = limits::WASM.ceiling.bytes();
     for digest in all {
         let tenant = tenant.clone();
         let known = platform
             .records
             .read(move |c| uploads::find(c, &tenant, &digest))
             .await?;
-        // What is damaged on disk is as good as missing, and sent anew.
-        let is_there = match platform
+        let kept = platform
             .distribution
             .fetch(&ArtifactKey::Wasm(digest))
-            .await
-        {
-            Ok(path) => known.is_some() && has_digest(path, digest).await,
-            Err(_) => false,
-        };
-        if !is_there {
+            .await;
+        let (Some(bytes), Ok(path)) = (known, kept) else {
             asked.digests.push(digest);
+            continue;
+        };
+        // What is damaged on disk is as good as missing, and sent anew.
+        if let Some(rest) = left.checked_sub(bytes) {
+            left = rest;
+            if !has_digest(path, digest).await {
+                asked.digests.push(digest);
+            }
         }
     }
     Ok(axum::Json(asked))

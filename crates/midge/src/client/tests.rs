@@ -36,6 +36,7 @@ impl Plane {
             },
             open_metrics: false,
             metrics: Arc::new(String::new),
+            notice: Arc::new(|_| ()),
         };
         let distribution = Arc::new(Embedded::new(data.join("artifacts")).unwrap());
         let control = Control::open(settings, distribution).await.unwrap();

@@ -112,6 +112,7 @@ fn settings(data: &std::path::Path) -> ControlSettings {
         },
         open_metrics: false,
         metrics: Arc::new(|| "node_metric 1\n".into()),
+        notice: Arc::new(|_| ()),
     }
 }
 

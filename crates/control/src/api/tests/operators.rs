@@ -109,7 +109,7 @@ async fn native_code_that_is_missing_is_made_at_the_start() {
     }
     let api = Api::start_in(folder).await;
     let wasm = Digest::of(b"ok\none");
-    while !api.platform().natives.is_made(wasm).await.unwrap() {
+    while !api.platform().natives.is_kept(wasm).await.unwrap() {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
 }

@@ -97,7 +97,7 @@ fn a_first_build_that_fails_waits_to_be_mended() {
     dev.says("nothing is served yet");
     fs::remove_file(folder.join("broken")).unwrap();
     dev.serves("Hello, Midge!\n");
-    // A build under way ends with it.
+    // A build under way ends with it, also when its terminal is closed.
     fs::write(
         folder.join("build.sh"),
         "echo $$ > building; exec sleep 100",
@@ -110,7 +110,7 @@ fn a_first_build_that_fails_waits_to_be_mended() {
             .parse()
             .ok()
     });
-    assert_eq!(dev.end(libc::SIGINT), Some(0));
+    assert_eq!(dev.end(libc::SIGHUP), Some(0));
     eventually("the build is gone", || (!lives(build)).then_some(()));
 }
 
@@ -141,6 +141,8 @@ fn what_cannot_be_served_is_refused_at_once() {
     check(&["missing.wasm"], 1, "there is no file `missing.wasm`");
     fs::write(folder.path().join("bad.wasm"), "x").unwrap();
     check(&["bad.wasm"], 1, "`bad.wasm`");
+    fs::write(folder.path().join("module.wasm"), b"\0asm\x01\0\0\0").unwrap();
+    check(&["module.wasm"], 3, "error: ");
     check(&["bad.wasm", "--env", "X"], 2, "NAME=VALUE");
     check(&["bad.wasm", "--grant", "moon.X=1"], 2, "config.NAME=VALUE");
     fs::write(folder.path().join("hello.wasm"), guest("hello")).unwrap();

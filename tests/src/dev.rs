@@ -13,6 +13,8 @@ use crate::{Connection, Reply, command_line, eventually};
 /// A running `midge dev`; ended when dropped.
 pub struct Dev {
     process: Child,
+    /// Where it keeps what it needs; nothing stays of it.
+    _temporary: tempfile::TempDir,
     out: Lines,
     err: Lines,
 }
@@ -22,10 +24,12 @@ type Lines = Arc<Mutex<Vec<String>>>;
 impl Dev {
     /// Starts it in `folder`, on a free port.
     pub fn start(folder: &Path, arguments: &[&str]) -> Self {
+        let temporary = tempfile::tempdir().expect("a folder can be made");
         let mut command = command_line::command(folder, folder);
         command
             .args(["dev", "--addr", "127.0.0.1:0"])
             .args(arguments)
+            .env("TMPDIR", temporary.path())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         // SAFETY: `prctl` is safe to call between fork and exec.
@@ -39,7 +43,12 @@ impl Dev {
         let mut process = command.spawn().expect("the binary starts");
         let out = collect(process.stdout.take().expect("it is piped"));
         let err = collect(process.stderr.take().expect("it is piped"));
-        Self { process, out, err }
+        Self {
+            process,
+            _temporary: temporary,
+            out,
+            err,
+        }
     }
 
     pub fn id(&self) -> u32 {

@@ -6,10 +6,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::failure::{Failure, While as _};
 use crate::telemetry::Log;
 
-/// SIGTERM and SIGINT, caught from the first moment on.
+/// SIGTERM and SIGINT, and where it is asked for SIGHUP, caught from the first moment on.
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Option<Signal>,
 }
 
 impl Signals {
@@ -18,6 +19,16 @@ impl Signals {
         Ok(Self {
             terminate: catch(SignalKind::terminate())?,
             interrupt: catch(SignalKind::interrupt())?,
+            hangup: None,
+        })
+    }
+
+    /// Those of a program that ends with its terminal.
+    pub fn of_a_terminal() -> Result<Self, Failure> {
+        let hangup = signal(SignalKind::hangup()).or_fail(|| "catching signals".into())?;
+        Ok(Self {
+            hangup: Some(hangup),
+            ..Self::listen()?
         })
     }
 
@@ -26,6 +37,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            Some(_) = async { self.hangup.as_mut()?.recv().await } => {}
         }
     }
 }

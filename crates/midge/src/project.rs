@@ -32,7 +32,7 @@ impl Project {
         let shown = file.display();
         let text = std::fs::read_to_string(&file).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Failure::failed(format!("there is no manifest `{shown}`"))
-                .hint("run this in an app's folder, make one with `midge new NAME`, or deploy a file with `midge deploy FILE.wasm`"),
+                .hint("run this in an app's folder, make one with `midge new NAME`, or name a file: `midge deploy FILE.wasm`, `midge dev FILE.wasm`"),
             _ => Failure::failed(format!("while reading the manifest `{shown}`: {error}")),
         })?;
         let manifest = Manifest::from_toml(&text)
@@ -128,7 +128,7 @@ fn judge(command: &str, status: io::Result<ExitStatus>) -> Result<(), Failure> {
     let failure = Failure::failed(format!("the build failed: `{command}` ended with {status}"));
     Err(match missing_target(command) {
         Some(hint) => failure.hint(hint),
-        None => failure.hint("what it printed is above; nothing was uploaded"),
+        None => failure.hint("what it printed is above; nothing else was done"),
     })
 }
 

@@ -43,7 +43,7 @@ fn missing(path: &Path, error: &io::Error) -> Failure {
     let shown = path.display();
     match error.kind() {
         io::ErrorKind::NotFound => Failure::failed(format!("there is no file `{shown}`"))
-            .hint("build it first with `midge build`, or check `component` in `midge.toml`"),
+            .hint("check its name; in an app's folder, `midge build` makes what `component` in `midge.toml` names"),
         _ => Failure::failed(format!("while looking at `{shown}`: {error}")),
     }
 }

@@ -28,8 +28,8 @@ use source::{Grant, Source};
 /// (but for what `.gitignore` names). What the compiler prints is shown as it is, and while the build is broken the last
 /// good version goes on being served. With a FILE: serves just that, and again when it changes.
 ///
-/// Each request, and each line that the app writes, is shown on standard output. The app answers whatever host is asked
-/// for. Everything else is as on a platform: a fresh instance for each request, nothing that was not granted, the same
+/// Each request that reaches the app, and each line that it writes, is shown on standard output. The app answers whatever
+/// host is asked for. Everything else is as on a platform: a fresh instance for each request, nothing that was not granted, the same
 /// limits. Nothing is kept; Ctrl-C ends it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -55,7 +55,7 @@ pub struct Options {
 }
 
 pub async fn run(options: Options) -> Result<(), Failure> {
-    let mut signals = Signals::listen()?;
+    let mut signals = Signals::of_a_terminal()?;
     let Options {
         file,
         addr,
@@ -157,11 +157,12 @@ impl Served {
     /// Serves `upload` from now on, unless it is what is served already.
     async fn replace(&mut self, upload: Upload) -> Result<(), Failure> {
         if self.last.as_ref() == Some(&upload) {
-            screen::note("built, and nothing has changed");
+            screen::note("nothing has changed");
             return Ok(());
         }
         let app = &upload.manifest.name;
         let (version, deployed) = deploy::deploy(&self.client, &upload, false, |_| ()).await?;
+        deploy::tell_live("deployed", app, &deployed, true)?;
         if self.last.is_none() {
             // First of all, for whoever waits for it.
             screen::note(format_args!("serving {app} at {}", self.url));

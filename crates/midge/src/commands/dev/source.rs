@@ -11,6 +11,7 @@ use model::{AppName, Manifest, RouteClaim};
 use crate::commands::deploy::Upload;
 use crate::failure::Failure;
 use crate::project::Project;
+use crate::screen;
 use crate::upload_file;
 
 /// What is served, with what the command line grants it besides.
@@ -19,11 +20,14 @@ pub struct Source {
     kind: Kind,
     env: Vec<(String, String)>,
     grants: Vec<Grant>,
-    /// Files of the folder that no person writes: the component, and what two builds in a row have changed.
+    /// Files of the folder that no person writes: the component, and what [`BUILDS`] in a row have changed.
     generated: BTreeSet<PathBuf>,
-    /// What has changed during the last build.
-    built: BTreeSet<PathBuf>,
+    /// What has changed during the last build, and during how many in a row.
+    built: BTreeMap<PathBuf, u32>,
 }
+
+/// A person may change a file during a build, and during the next; who changes it during so many was a program.
+const BUILDS: u32 = 4;
 
 enum Kind {
     /// A file alone.
@@ -96,7 +100,7 @@ impl Source {
             env,
             grants,
             generated: BTreeSet::new(),
-            built: BTreeSet::new(),
+            built: BTreeMap::new(),
         })
     }
 
@@ -138,10 +142,18 @@ impl Source {
         let before = self.state();
         let built = project.build_unless_dropped().await;
         let now = before.difference(&self.state());
-        // A person may change a file while it is built; who changes the same one twice was a program.
-        self.generated
-            .extend(now.intersection(&self.built).cloned());
-        self.built = now;
+        let times = |file: PathBuf| {
+            let before = self.built.get(&file).copied().unwrap_or(0);
+            (file, before + 1)
+        };
+        self.built = now.into_iter().map(times).collect();
+        for (file, _) in self.built.iter().filter(|(_, times)| **times >= BUILDS) {
+            screen::note(format_args!(
+                "`{}` changes with every build, and counts as a part of the app no longer; `.gitignore` may name it",
+                file.display()
+            ));
+            self.generated.insert(file.clone());
+        }
         built.map(drop)
     }
 
@@ -225,7 +237,13 @@ impl State {
             !(is_folder && (entry.file_name() == "target" || entry.file_name() == "node_modules"))
         };
         let mut walk = WalkBuilder::new(folder);
-        walk.require_git(false).filter_entry(is_source);
+        // Of all that could say what does not count, the folder's own `.gitignore` and those below.
+        walk.parents(false)
+            .ignore(false)
+            .git_global(false)
+            .git_exclude(false)
+            .require_git(false)
+            .filter_entry(is_source);
         // What cannot be read cannot be built from either.
         for entry in walk.build().flatten() {
             match entry.file_type() {
@@ -298,10 +316,12 @@ mod tests {
         let (mut source, folder) = project(&format!(
             "name = 'a'\nbuild = '{build}'\ncomponent = 'a.wasm'"
         ));
-        for _ in 0..2 {
+        for _ in 1..BUILDS {
             let failure = source.make().await.unwrap_err();
             assert!(failure.what.contains("a.wasm"), "{}", failure.what);
+            assert_eq!(names(&source.state()).len(), 2);
         }
+        assert!(source.make().await.is_err());
         assert!(source.generated.contains(&folder.path().join("made.rs")));
         assert_eq!(names(&source.state()), ["midge.toml"]);
     }

@@ -34,6 +34,9 @@ use commands::{
 };
 use failure::{Exit, Failure, While as _};
 
+#[global_allocator]
+static ALLOCATOR: node::Allocator = node::Allocator;
+
 /// What still runs on other threads when a command has ended is given this long.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 

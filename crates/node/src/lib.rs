@@ -5,6 +5,6 @@ pub mod pipe;
 mod supervisor;
 mod worker;
 
-pub use memory::give_back as give_back_memory;
+pub use memory::{Allocator, give_back as give_back_memory};
 pub use supervisor::{BindError, Listeners, NodeSettings, Notice, StartError, Supervisor};
 pub use worker::worker;

@@ -1,11 +1,11 @@
-//! Memory that a burst of work took: given back to the system, which the allocator does by itself only for the end of
-//! its heap.
+//! The allocator, and memory that a burst of work took: given back to the system, which the allocator does by itself only
+//! as it goes on being used.
 
-/// Gives back what is free. Takes some milliseconds for each GiB of heap, on the calling thread.
+/// What the binary allocates with; [`give_back`] speaks to it. docs/decisions/allocator.md says why.
+pub use mimalloc::MiMalloc as Allocator;
+
+/// Gives back what this thread has freed. Takes some milliseconds for each GiB of heap.
 pub fn give_back() {
-    // SAFETY: it only looks at the allocator's own lists, under the allocator's own locks.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::malloc_trim(0);
-    }
+    // SAFETY: it looks at the allocator's own lists, those of this thread and those of threads that have ended.
+    unsafe { libmimalloc_sys::mi_collect(true) };
 }

@@ -3,6 +3,7 @@
 pub mod compile;
 
 mod cgi;
+mod clock;
 mod code;
 mod context;
 mod engine;

@@ -274,7 +274,8 @@ async fn live(engine: Engine, invocation: Invocation, answer: oneshot::Sender<An
     };
     let deadline = tokio::time::Instant::from_std(began) + entry.limits.wall.duration();
     let sink: Arc<dyn LineSink> = Arc::new(Sink(observer));
-    let guest = call(
+    // On the heap: it is kilobytes, and the task around it is moved several times.
+    let guest = Box::pin(call(
         engine.clone(),
         entry,
         code,
@@ -284,7 +285,7 @@ async fn live(engine: Engine, invocation: Invocation, answer: oneshot::Sender<An
         answer,
         vitals.clone(),
         sink.clone(),
-    );
+    ));
     let metered = Metered {
         guest: Some(guest),
         vitals: &vitals,
@@ -452,7 +453,7 @@ fn check_exit(returned: wasmtime::Result<()>) -> wasmtime::Result<()> {
 /// Polls a guest in turns whose CPU time is counted.
 struct Metered<'a, F> {
     /// Dropped with its store as soon as the guest has ended.
-    guest: Option<F>,
+    guest: Option<Pin<Box<F>>>,
     vitals: &'a Vitals,
     engine: &'a Engine,
     place: Place<'a>,
@@ -468,8 +469,7 @@ impl<F: Future<Output = wasmtime::Result<()>>> Future for Metered<'_, F> {
     type Output = End;
 
     fn poll(self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<End> {
-        // SAFETY: `guest` is pinned with `self`: it is never moved, and dropped in place. The other fields may be moved.
-        let this = unsafe { self.get_unchecked_mut() };
+        let this = self.get_mut();
         let long = this.vitals.is_long();
         if this.place.poll_turn(long, context).is_pending() {
             return Poll::Pending;
@@ -481,8 +481,7 @@ impl<F: Future<Output = wasmtime::Result<()>>> Future for Metered<'_, F> {
                 .guest
                 .as_mut()
                 .expect("a guest that has ended is not polled again");
-            // SAFETY: as above.
-            let polled = unsafe { Pin::new_unchecked(guest) }.poll(context);
+            let polled = guest.as_mut().poll(context);
             if polled.is_ready() {
                 this.guest = None;
             }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use model::{AppLimits, Usage, limits};
 use wasmtime::{ResourceLimiter, UpdateDeadline};
 
+use crate::clock::Turn;
 use crate::turns::TURN_NS;
 
 /// Shared between the store, which measures, and the task that polls it. One thread uses it at a time.
@@ -13,7 +14,7 @@ use crate::turns::TURN_NS;
 pub struct Vitals {
     budget_ns: u64,
     used_ns: AtomicU64,
-    turn_began_ns: AtomicU64,
+    turn: Turn,
     over_budget: AtomicBool,
     memory_denied: AtomicBool,
     memory_peak: AtomicU64,
@@ -25,7 +26,7 @@ impl Vitals {
         Self {
             budget_ns: limits.cpu.0.saturating_mul(1_000_000),
             used_ns: AtomicU64::new(0),
-            turn_began_ns: AtomicU64::new(0),
+            turn: Turn::default(),
             over_budget: AtomicBool::new(false),
             memory_denied: AtomicBool::new(false),
             memory_peak: AtomicU64::new(0),
@@ -35,7 +36,7 @@ impl Vitals {
 
     /// The guest is about to run on this thread.
     pub fn begin_turn(&self) {
-        self.turn_began_ns.store(thread_cpu_ns(), Relaxed);
+        self.turn.begin(self.is_long());
     }
 
     /// Whether the guest has used enough to wait for a turn before it runs again.
@@ -45,7 +46,7 @@ impl Vitals {
 
     /// The guest has stopped running; says for how long it ran. See [`Self::over_budget`] for whether it may again.
     pub fn end_turn(&self) -> u64 {
-        let turn = thread_cpu_ns().saturating_sub(self.turn_began_ns.load(Relaxed));
+        let turn = self.turn.cpu_ns();
         let used = self.used_ns.load(Relaxed) + turn;
         self.used_ns.store(used, Relaxed);
         if used > self.budget_ns {
@@ -56,7 +57,7 @@ impl Vitals {
 
     /// What the engine asks in the middle of a turn, about once a millisecond.
     pub fn check_turn(&self) -> UpdateDeadline {
-        let turn = thread_cpu_ns().saturating_sub(self.turn_began_ns.load(Relaxed));
+        let turn = self.turn.cpu_ns();
         if self.used_ns.load(Relaxed) + turn > self.budget_ns {
             self.over_budget.store(true, Relaxed);
             UpdateDeadline::Interrupt
@@ -90,12 +91,6 @@ impl Vitals {
             ..Usage::default()
         }
     }
-}
-
-/// The CPU time of this thread, in nanoseconds.
-fn thread_cpu_ns() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// Sums an instance's memories and holds them to its app's limit.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tests::{Guest, Platform, guest};
 
 /// Bytes in which no two places look alike for long.
-fn noise(length: usize) -> Vec<u8> {
+pub fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut next = || {
         state ^= state << 13;
@@ -18,6 +18,15 @@ fn noise(length: usize) -> Vec<u8> {
         .flat_map(|_| next().to_le_bytes())
         .take(length)
         .collect()
+}
+
+/// Waits until a worker has nothing to do.
+pub fn come_to_rest(worker: u32) {
+    tests::eventually("the worker has nothing to do", || {
+        let cpu = tests::cpu_seconds(worker);
+        std::thread::sleep(Duration::from_millis(300));
+        (tests::cpu_seconds(worker) - cpu < 0.02).then_some(())
+    });
 }
 
 #[test]
@@ -99,11 +108,7 @@ fn a_guest_writes_no_faster_than_its_client_reads() {
         clients.push(connection);
     }
     // The clients read nothing: once every buffer is full, nobody works any more.
-    tests::eventually("the guests wait", || {
-        let cpu = tests::cpu_seconds(worker);
-        std::thread::sleep(Duration::from_millis(300));
-        (tests::cpu_seconds(worker) - cpu < 0.02).then_some(())
-    });
+    come_to_rest(worker);
     let held = tests::private_bytes(worker).saturating_sub(before);
     assert!(
         held < 20 << 20,

@@ -767,9 +767,9 @@ fn a_request_behind_a_body_that_nobody_read_is_answered_in_its_turn_or_not_at_al
     front.holds();
 }
 
-/// H25, H26
+/// H25, H26: HTTP/2 begins with its preface or not at all.
 #[test]
-fn nothing_but_http_1_is_spoken() {
+fn no_connection_changes_what_it_speaks() {
     let front = Front::open(&["headers"]);
     let mut connection = front.platform.connect("headers");
     for lines in [
@@ -799,9 +799,15 @@ fn nothing_but_http_1_is_spoken() {
     let said = everything(&stream);
     assert!(matches!(statuses(&said)[..], [200] | [200, 200]), "{said}");
 
-    front.refuses("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[400]);
-    let settings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-    front.refuses(settings, &[400]);
+    for no_preface in [
+        "PRI * HTTP/2.0\r\n\r\n",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r",
+        "PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n",
+        "PRI * HTTP/2.1\r\n\r\nSM\r\n\r\n",
+        "PRI / HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ] {
+        front.refuses(no_preface, &[400]);
+    }
     front.refuses(
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
         &[400],

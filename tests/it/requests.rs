@@ -151,7 +151,7 @@ fn what_is_not_http_is_answered_once_and_closed() {
         &format!("CONNECT {host} HTTP/1.1\r\nhost: {host}\r\n\r\n"),
         &["400"],
     );
-    check("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &["400"]);
+    check("PRI * HTTP/2.0\r\n\r\n", &["400"]);
     check("\u{1}\u{2}\u{3}\r\n\r\n", &["400"]);
 }
 

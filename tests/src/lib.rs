@@ -7,6 +7,7 @@ mod client;
 mod command_line;
 mod dev;
 mod guest;
+pub mod http2;
 pub mod load;
 pub mod platform;
 mod process;
@@ -19,6 +20,7 @@ pub use client::{Connection, Head, Reply, raw};
 pub use command_line::{Ran, run};
 pub use dev::Dev;
 pub use guest::{Guest, guest, variant};
+pub use http2::Http2;
 pub use load::{Load, Report};
 pub use platform::{Platform, Settings, bare, binary, manifest_of};
 pub use process::{

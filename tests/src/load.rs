@@ -1,12 +1,20 @@
 //! A steady load from keep-alive connections, which looks at every reply.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::{Connection, Reply};
+use crate::{Connection, Http2, Reply};
+
+/// What a load speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    Http1,
+    Http2,
+}
 
 /// Looks at a reply. What it is given was made just before the request was sent.
 pub trait Check: Send + Sync + 'static {
@@ -63,12 +71,26 @@ impl Load {
         pause: Duration,
         check: Arc<C>,
     ) -> Self {
+        Self::over(Protocol::Http1, address, host, path, count, pause, check)
+    }
+
+    /// The same, over this protocol.
+    pub fn over<C: Check>(
+        protocol: Protocol,
+        address: SocketAddr,
+        host: &str,
+        path: &str,
+        count: usize,
+        pause: Duration,
+        check: Arc<C>,
+    ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let done = Arc::new(AtomicU64::new(0));
         let client = |_| {
             let (stop, done, check) = (stop.clone(), done.clone(), check.clone());
             let (host, path) = (host.to_owned(), path.to_owned());
-            thread::spawn(move || client(address, &host, &path, pause, &stop, &done, &*check))
+            let open = move || Kept::open(protocol, address, &host);
+            thread::spawn(move || client(open, &path, pause, &stop, &done, &*check))
         };
         let clients = (0..count).map(client).collect();
         Self {
@@ -113,9 +135,30 @@ impl Report {
     }
 }
 
+/// A connection that is kept from one request to the next.
+enum Kept {
+    Http1(Connection),
+    Http2(Http2),
+}
+
+impl Kept {
+    fn open(protocol: Protocol, address: SocketAddr, host: &str) -> io::Result<Self> {
+        Ok(match protocol {
+            Protocol::Http1 => Self::Http1(Connection::open(address, host)?),
+            Protocol::Http2 => Self::Http2(Http2::open(address, host)?),
+        })
+    }
+
+    fn get(&mut self, path: &str) -> io::Result<Reply> {
+        match self {
+            Self::Http1(connection) => connection.get(path),
+            Self::Http2(connection) => connection.get(path),
+        }
+    }
+}
+
 fn client<C: Check>(
-    address: SocketAddr,
-    host: &str,
+    open: impl Fn() -> io::Result<Kept>,
     path: &str,
     pause: Duration,
     stop: &AtomicBool,
@@ -123,13 +166,13 @@ fn client<C: Check>(
     check: &C,
 ) -> Report {
     let mut report = Report::default();
-    let mut connection: Option<Connection> = None;
+    let mut connection: Option<Kept> = None;
     while !stop.load(Ordering::Relaxed) {
         let sent = check.before();
         let began = Instant::now();
         let asked = match connection.take() {
             Some(connection) => Ok(connection),
-            None => Connection::open(address, host),
+            None => open(),
         };
         let asked = asked.and_then(|mut connection| Ok((connection.get(path)?, connection)));
         report.requests += 1;

@@ -13,8 +13,8 @@ use model::{AppName, Manifest, TenantName};
 use tempfile::TempDir;
 
 use crate::{
-    Api, Connection, Ran, Reply, command_line, descendants, eventually, guest, lives, parent, run,
-    workers,
+    Api, Connection, Http2, Ran, Reply, command_line, descendants, eventually, guest, lives,
+    parent, run, workers,
 };
 
 /// The binary, built in the same profile as this program.
@@ -259,6 +259,11 @@ impl Platform {
     /// A connection to an app.
     pub fn connect(&self, app: &str) -> Connection {
         Connection::open(self.listen, &self.host(app)).expect("the platform accepts")
+    }
+
+    /// A connection to an app over HTTP/2.
+    pub fn connect_http2(&self, app: &str) -> Http2 {
+        Http2::open(self.listen, &self.host(app)).expect("the platform accepts")
     }
 
     /// The host that an app answers at. Another tenant's app is named `APP.TENANT`, here and wherever an app is asked.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use model::{DeploymentCause, VersionNumber};
 
-use crate::load::Check;
+use crate::load::{Check, Protocol};
 use crate::platform::manifest_of;
 use crate::{Connection, Load, Platform, Reply, guest, variant};
 
@@ -33,6 +33,11 @@ pub const INSTANCES: u32 = 100_000;
 /// Deploys and rolls back `count` times at five a second under a steady load: no request fails, and none that was sent
 /// after a deployment was live, on a new connection or an old one, meets an older version.
 pub fn deploys(count: u32, seed: u64) -> String {
+    deploys_over(Protocol::Http1, count, seed)
+}
+
+/// The same, with a load over this protocol.
+pub fn deploys_over(protocol: Protocol, count: u32, seed: u64) -> String {
     let platform = Platform::start();
     let wasm = guest("version");
     let release = |number: u32| {
@@ -46,7 +51,8 @@ pub fn deploys(count: u32, seed: u64) -> String {
     pointer.begin(1);
 
     let host = platform.host("shop");
-    let load = Load::start(
+    let load = Load::over(
+        protocol,
         platform.listen,
         &host,
         "/",

@@ -117,6 +117,10 @@ limits! {
     LEAVE_WAIT: Millis = fixed("leave-wait", Millis::secs(3), "how long a worker that is being replaced keeps a connection that asks for nothing");
     SETTLE_WAIT: Millis = fixed("settle-wait", Millis::secs(8), "how long such a worker lets a reply that had begun be followed by another request; a deployment is not called live before");
     BODY_WAIT: Millis = fixed("body-wait", Millis::secs(30), "how long the next piece of a request body may take to arrive, and of a reply to be taken");
+    HTTP2_STREAMS: u64 = fixed("http2-streams", 100, "requests in flight over one HTTP/2 connection; RFC 9113 advises no fewer");
+    HTTP2_STREAM_WINDOW: Size = fixed("http2-stream-window", Size::kib(256), "bytes of one HTTP/2 request's body that come before its guest reads them; as many of a reply are buffered");
+    HTTP2_WINDOW: Size = fixed("http2-window", Size::mib(1), "the same, of all requests over one HTTP/2 connection");
+    HTTP2_CANCELLED: u64 = fixed("http2-cancelled", 400, "requests over one HTTP/2 connection that may end before their replies do, in one second; beyond, the connection is ended");
     ROUTE_PATH: Size = fixed("route-path", Size(256), "bytes of a route's path prefix");
 
     // Versions

@@ -22,7 +22,7 @@ pub struct Listeners(Vec<JoinHandle<()>>);
 impl Listeners {
     /// Accepts from each of `sockets`, at most `most` connections at once.
     pub fn accept(worker: &Rc<Worker>, sockets: Vec<OwnedFd>, most: u64) -> io::Result<Self> {
-        let protocol = Rc::new(connection::protocol());
+        let protocol = Rc::new(connection::http1());
         let mut listeners = Self(Vec::new());
         for socket in sockets {
             let socket = std::net::TcpListener::from(socket);

@@ -2,7 +2,7 @@
 //! the authority it means out, or why not.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING,
 };
 use http::request::Parts;
 use http::uri::{PathAndQuery, Scheme};
@@ -23,10 +23,16 @@ pub enum Forwarded {
 ///
 /// Returns the authority that the client named, with its port if it named one.
 pub fn admit(parts: &mut Parts, forwarded: Forwarded) -> Result<HeaderValue, Outcome> {
-    let known_version = matches!(parts.version, Version::HTTP_10 | Version::HTTP_11);
+    let multiplexed = parts.version == Version::HTTP_2;
+    let known_version = multiplexed || matches!(parts.version, Version::HTTP_10 | Version::HTTP_11);
     let method_length = parts.method.as_str().len();
     if !known_version || method_length > limits::REQUEST_METHOD.default.as_usize() {
         return Err(Outcome::BadRequest);
+    }
+    if multiplexed {
+        check_size(&parts.headers)?;
+        check_length(&parts.headers)?;
+        join_cookies(&mut parts.headers);
     }
     let host = host(parts)?;
     let target = target(&parts.method, &parts.uri)?;
@@ -36,6 +42,12 @@ pub fn admit(parts: &mut Parts, forwarded: Forwarded) -> Result<HeaderValue, Out
     match (target, host) {
         (Target::Origin, Some(host)) => Ok(host),
         (Target::Origin, None) => Err(Outcome::BadRequest),
+        // RFC 9113 §8.3.1: they must not differ.
+        (Target::Absolute { authority, .. }, Some(host))
+            if multiplexed && !authority.as_bytes().eq_ignore_ascii_case(host.as_bytes()) =>
+        {
+            Err(Outcome::BadRequest)
+        }
         // RFC 9112 §3.2.2: the target wins over the header.
         (Target::Absolute { authority, path }, _) => {
             parts.uri = Uri::from(path);
@@ -53,12 +65,56 @@ enum Target {
     },
 }
 
-/// The one `host` header; only HTTP/1.0 may do without.
+/// What hyper checks of HTTP/1.1 as it reads a head.
+fn check_size(headers: &HeaderMap) -> Result<(), Outcome> {
+    let bytes = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len())
+        .sum::<usize>();
+    let fits = bytes <= limits::REQUEST_HEAD.default.as_usize()
+        && headers.len() as u64 <= limits::REQUEST_FIELDS.default;
+    if fits {
+        Ok(())
+    } else {
+        Err(Outcome::HeadersTooLarge)
+    }
+}
+
+/// What the screen checks of HTTP/1.1: one length, in digits. h2 takes an empty one for nought.
+fn check_length(headers: &HeaderMap) -> Result<(), Outcome> {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).into_iter();
+    match (lengths.next(), lengths.next()) {
+        (None, _) => Ok(()),
+        (Some(length), None)
+            if !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit) =>
+        {
+            Ok(())
+        }
+        _ => Err(Outcome::BadRequest),
+    }
+}
+
+/// RFC 9113 §8.2.3: a `cookie` header may come in pieces, and must be one again for who does not speak HTTP/2.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).into_iter();
+    let (Some(first), Some(_)) = (crumbs.next(), crumbs.next()) else {
+        return;
+    };
+    let mut whole = first.as_bytes().to_vec();
+    for crumb in headers.get_all(COOKIE).into_iter().skip(1) {
+        whole.extend_from_slice(b"; ");
+        whole.extend_from_slice(crumb.as_bytes());
+    }
+    let whole = HeaderValue::from_bytes(&whole).expect("header values joined by `; ` are one");
+    headers.insert(COOKIE, whole);
+}
+
+/// The one `host` header; only HTTP/1.0 and HTTP/2 may do without.
 fn host(parts: &Parts) -> Result<Option<HeaderValue>, Outcome> {
     let mut hosts = parts.headers.get_all(HOST).into_iter();
     match (hosts.next(), hosts.next()) {
         (Some(host), None) if is_authority(host.as_bytes()) => Ok(Some(host.clone())),
-        (None, None) if parts.version == Version::HTTP_10 => Ok(None),
+        (None, None) if matches!(parts.version, Version::HTTP_10 | Version::HTTP_2) => Ok(None),
         _ => Err(Outcome::BadRequest),
     }
 }
@@ -78,6 +134,8 @@ fn target(method: &Method, uri: &Uri) -> Result<Target, Outcome> {
         (None, None, Some(path)) if path == "*" && *method == Method::OPTIONS => Ok(Target::Origin),
         (Some(scheme), Some(authority), Some(path))
             if (*scheme == Scheme::HTTP || *scheme == Scheme::HTTPS)
+                && (path.as_str().starts_with('/')
+                    || (path == "*" && *method == Method::OPTIONS))
                 && is_authority(authority.as_str().as_bytes()) =>
         {
             Ok(Target::Absolute {
@@ -131,7 +189,7 @@ fn is_port(text: &[u8]) -> bool {
     }
 }
 
-/// `chunked` and nothing else: hyper decodes no other coding, and a guest would not know that it has to.
+/// `chunked` and nothing else (HTTP/2 has none, and hyper refuses it): hyper decodes no other coding, and a guest would not know that it has to.
 fn check_encoding(headers: &HeaderMap) -> Result<(), Outcome> {
     let mut encodings = headers.get_all(TRANSFER_ENCODING).into_iter();
     match (encodings.next(), encodings.next()) {
@@ -239,6 +297,48 @@ mod tests {
     }
 
     #[test]
+    fn over_http2_the_target_names_the_host() {
+        let admitted = |text: &str| {
+            let mut parts = parts(text);
+            parts.version = Version::HTTP_2;
+            let authority = admit(&mut parts, Forwarded::Removed)?;
+            assert_eq!(parts.headers.get_all(HOST).iter().count(), 1);
+            let cookie = parts.headers.get(COOKIE).cloned();
+            Ok::<_, Outcome>((authority, parts.uri.to_string(), cookie))
+        };
+        let check = |text: &str, host: &str, target: &str, cookie: Option<&str>| {
+            let (found, path, crumbs) = admitted(text).unwrap();
+            assert_eq!((found.to_str().unwrap(), path.as_str()), (host, target));
+            assert_eq!(crumbs.as_ref().map(|c| c.to_str().unwrap()), cookie);
+        };
+        check("GET http://a.test/x?y", "a.test", "/x?y", None);
+        check("GET https://a.test/\nhost: A.test", "a.test", "/", None);
+        check("GET /\nhost: a.test:81", "a.test:81", "/", None);
+        let crumbs = "GET http://a.test/\ncookie: a=1\ncookie: b=2\ncookie: c=3";
+        check(crumbs, "a.test", "/", Some("a=1; b=2; c=3"));
+        let bad = |text: &str, outcome| assert_eq!(admitted(text).unwrap_err(), outcome, "{text}");
+        bad("GET http://a.test/\nhost: b.test", Outcome::BadRequest);
+        bad("GET http://u@a.test/", Outcome::BadRequest);
+        bad("GET /", Outcome::BadRequest);
+        bad("GET http://a.test/\ncontent-length:", Outcome::BadRequest);
+        bad(
+            "GET http://a.test/\ncontent-length: +1",
+            Outcome::BadRequest,
+        );
+        bad("CONNECT a.test:80", Outcome::BadRequest);
+        let many = "\nx: y".repeat(101);
+        bad(
+            &format!("GET http://a.test/{many}"),
+            Outcome::HeadersTooLarge,
+        );
+        let long = "y".repeat(65 << 10);
+        bad(
+            &format!("GET http://a.test/\nx: {long}"),
+            Outcome::HeadersTooLarge,
+        );
+    }
+
+    #[test]
     fn a_request_names_one_host_and_one_target() {
         let check = |text: &str, expected: Result<(&str, &str), Outcome>| {
             let found = admitted(text, Forwarded::Removed).map(|(parts, authority)| {
@@ -300,7 +400,7 @@ mod tests {
             Err(Outcome::BadRequest)
         );
         let mut other = parts("GET /\nhost: a.test");
-        other.version = Version::HTTP_2;
+        other.version = Version::HTTP_3;
         assert_eq!(
             admit(&mut other, Forwarded::Removed),
             Err(Outcome::BadRequest)

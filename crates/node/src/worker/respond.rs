@@ -14,7 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use model::Outcome;
 use runtime::{ReplyBody, Truncated};
 
-use super::connection::Link;
+use super::connections::Link;
 use super::exchange::Exchange;
 use super::request_id::RequestId;
 
@@ -100,6 +100,24 @@ pub fn refuse(
     }
     if ends_connection(outcome) {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// The reply over HTTP/2, where hyper must be told that one has no body: to a HEAD, or of a status that has none.
+pub fn over_http2(mut response: Response<Reply>, to_head: bool) -> Response<Reply> {
+    let bodiless = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED];
+    if !to_head && !bodiless.contains(&response.status()) {
+        return response;
+    }
+    let nothing = Content::Line(None);
+    match std::mem::replace(&mut response.body_mut().content, nothing) {
+        Content::Line(Some(line)) => {
+            let length = HeaderValue::from(line.len());
+            response.headers_mut().insert(CONTENT_LENGTH, length);
+        }
+        // Its guest goes on within its limits.
+        Content::Line(None) | Content::Guest { .. } => {}
     }
     response
 }
@@ -295,7 +313,9 @@ impl Drop for Reply {
         if let Some(exchange) = &self.exchange {
             exchange.sent(self.bytes);
         }
-        self.link.replied();
+        // Who has the last piece need not ask whether another follows.
+        let whole = self.is_end_stream();
+        self.link.replied(whole);
     }
 }
 

@@ -47,7 +47,7 @@ impl Default for State {
 
 /// How many of the bytes may be handed on, and whether what follows them is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Screened {
+pub struct Followed {
     pub pass: usize,
     pub refused: bool,
 }
@@ -57,7 +57,7 @@ struct Refused;
 
 impl Screen {
     /// Follows `bytes`: those that were not handed on before, and what has come since.
-    pub fn follow(&mut self, bytes: &[u8]) -> Screened {
+    pub fn follow(&mut self, bytes: &[u8]) -> Followed {
         let mut pass = 0;
         let mut refused = false;
         while pass < bytes.len() && !refused {
@@ -68,7 +68,7 @@ impl Screen {
                 Err(Refused) => refused = true,
             }
         }
-        Screened { pass, refused }
+        Followed { pass, refused }
     }
 
     /// How many of the first bytes may be handed on; 0 if that depends on what comes next.
@@ -259,7 +259,7 @@ mod tests {
         let (mut screen, mut held, mut passed) = (Screen::default(), Vec::new(), Vec::new());
         for piece in text.as_bytes().chunks(piece) {
             held.extend_from_slice(piece);
-            let Screened { pass, refused } = screen.follow(&held);
+            let Followed { pass, refused } = screen.follow(&held);
             passed.extend(held.drain(..pass));
             if refused {
                 return (String::from_utf8(passed).unwrap(), true);

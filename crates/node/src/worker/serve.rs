@@ -13,7 +13,7 @@ use model::pipe::ToSupervisor;
 use model::{Host, Outcome};
 use runtime::{Code, Engine, Facts, Invocation, Pool, ReplyBody};
 
-use super::connection::{Connections, Link};
+use super::connections::{Connections, Link};
 use super::exchange::{Beginning, Exchange};
 use super::gate::{self, Forwarded};
 use super::outbox::Outbox;
@@ -75,7 +75,7 @@ pub async fn serve(
         method: &parts.method,
         uri: &parts.uri,
         authority: &authority,
-        client: &link.client.text,
+        client: &link.ends.client.text,
         began,
     };
     let exchange = Arc::new(Exchange::begin(&worker.report, beginning));
@@ -102,6 +102,7 @@ async fn invoke(
     let slot = slot.map_err(|_| Outcome::Overloaded)?;
     let code = code(worker, exchange).await?;
     let scheme = link
+        .ends
         .client
         .sign(&mut parts.headers, &authority, worker.forwarded);
     // What hyper left there is of the connection, not of the request.
@@ -114,8 +115,8 @@ async fn invoke(
             request_id: exchange.id.as_str().to_owned(),
             scheme,
             authority: text(&authority).to_owned(),
-            client: link.peer,
-            server: link.server,
+            client: link.ends.peer,
+            server: link.ends.server,
         },
         observer: exchange.clone(),
         slot,

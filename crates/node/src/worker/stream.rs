@@ -1,4 +1,5 @@
-//! The socket as hyper sees it: screened on the way in, noted on the way out, and hyper's own refusals in our words.
+//! A client's stream of bytes as hyper sees it. Over HTTP/1.1 it is screened on the way in, and hyper's own refusals are
+//! put in our words on the way out; over both, what comes and goes is noted.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -8,13 +9,12 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes, BytesMut};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connection::Link;
+use super::connections::Link;
 use super::report::now_ms;
 use super::respond;
-use super::screen::{Screen, Screened};
+use super::screen::{Followed, Screen};
 use super::serve::Worker;
 
 /// What hyper reads where the screen has refused what came: no method begins with it, no chunk, and no trailer goes on
@@ -24,9 +24,9 @@ const REFUSED: &[u8] = b"\0\r\0";
 /// Bytes read at once while something is held back.
 const READ: usize = 4096;
 
-/// One client's socket.
-pub struct Stream {
-    io: TokioIo<TcpStream>,
+/// What a client sends and takes over HTTP/1.1.
+pub struct Screened<T> {
+    io: TokioIo<T>,
     link: Rc<Link>,
     screen: Screen,
     /// What came and may not be handed on yet, behind what may but did not fit.
@@ -40,17 +40,30 @@ pub struct Stream {
     worker: Rc<Worker>,
 }
 
-impl Stream {
-    pub fn new(tcp: TcpStream, link: Rc<Link>, worker: Rc<Worker>) -> Self {
-        Self {
-            io: TokioIo::new(tcp),
+impl<T: AsyncRead + AsyncWrite + Unpin> Screened<T> {
+    /// `came` was read from `io` already.
+    pub fn new(io: T, came: BytesMut, link: Rc<Link>, worker: Rc<Worker>) -> Self {
+        let mut this = Self {
+            io: TokioIo::new(io),
             link,
             screen: Screen::default(),
-            held: BytesMut::new(),
+            held: came,
             free: 0,
             refused: None,
             instead: None,
             worker,
+        };
+        this.screen_held();
+        this
+    }
+
+    /// Finds out how much of what is held may be handed on; none of it was yet.
+    fn screen_held(&mut self) {
+        let Followed { pass, refused } = self.screen.follow(&self.held);
+        self.free = pass;
+        if refused {
+            self.held.truncate(pass);
+            self.refused = Some(REFUSED);
         }
     }
 
@@ -86,7 +99,7 @@ impl Stream {
         ready!(Pin::new(self.io.inner_mut()).poll_read(context, &mut read))?;
         let came = read.filled();
         self.link.read();
-        let Screened { pass, refused } = self.screen.follow(came);
+        let Followed { pass, refused } = self.screen.follow(came);
         if refused {
             self.refused = Some(REFUSED);
         } else {
@@ -106,17 +119,12 @@ impl Stream {
         let count = read.filled().len();
         // SAFETY: so many bytes were read into its spare capacity.
         unsafe { self.held.set_len(self.held.len() + count) };
-        let Screened { pass, refused } = self.screen.follow(&self.held);
-        self.free = pass;
-        if refused {
-            self.held.truncate(pass);
-            self.refused = Some(REFUSED);
-        }
+        self.screen_held();
         Poll::Ready(Ok(count == 0))
     }
 }
 
-impl Read for Stream {
+impl<T: AsyncRead + AsyncWrite + Unpin> Read for Screened<T> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -139,7 +147,7 @@ impl Read for Stream {
     }
 }
 
-impl Stream {
+impl<T: AsyncWrite + Unpin> Screened<T> {
     /// What is written instead of `bytes`, which begin with whatever hyper writes next.
     fn begin_instead(&mut self, bytes: &[u8]) {
         if self.instead.is_none() {
@@ -162,15 +170,15 @@ impl Stream {
         self.instead = None;
         Some(Poll::Ready(Ok(length)))
     }
+}
 
-    fn note(&self, written: &Poll<io::Result<usize>>) {
-        if matches!(written, Poll::Ready(Ok(bytes)) if *bytes > 0) {
-            self.link.wrote();
-        }
+fn note(link: &Link, written: &Poll<io::Result<usize>>) {
+    if matches!(written, Poll::Ready(Ok(bytes)) if *bytes > 0) {
+        link.wrote();
     }
 }
 
-impl Write for Stream {
+impl<T: AsyncWrite + Unpin> Write for Screened<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -181,7 +189,7 @@ impl Write for Stream {
             Some(written) => written,
             None => Pin::new(&mut self.io).poll_write(context, bytes),
         };
-        self.note(&written);
+        note(&self.link, &written);
         written
     }
 
@@ -195,7 +203,72 @@ impl Write for Stream {
             Some(written) => written,
             None => Pin::new(&mut self.io).poll_write_vectored(context, slices),
         };
-        self.note(&written);
+        note(&self.link, &written);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
+    }
+}
+
+/// What a client sends and takes over HTTP/2.
+pub struct Watched<T> {
+    io: TokioIo<T>,
+    /// What was read before, as far as it was not handed on.
+    came: BytesMut,
+    link: Rc<Link>,
+}
+
+impl<T> Watched<T> {
+    /// `came` was read from `io` already.
+    pub fn new(io: T, came: BytesMut, link: Rc<Link>) -> Self {
+        let io = TokioIo::new(io);
+        Self { io, came, link }
+    }
+}
+
+impl<T: AsyncRead + Unpin> Read for Watched<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        mut buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.came.is_empty() {
+            return Pin::new(&mut self.io).poll_read(context, buffer);
+        }
+        let count = self.came.len().min(buffer.remaining());
+        buffer.put_slice(&self.came.split_to(count));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> Write for Watched<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(context, bytes);
+        note(&self.link, &written);
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write_vectored(context, slices);
+        note(&self.link, &written);
         written
     }
 

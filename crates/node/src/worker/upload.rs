@@ -44,7 +44,7 @@ impl Body for Upload {
         let this = &mut *self;
         if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(context) {
             this.waiting = false;
-            return Poll::Ready(frame.map(|frame| frame.map(clean).map_err(|e| judge(&e))));
+            return Poll::Ready(frame.map(|frame| frame.map_err(|e| judge(&e)).and_then(clean)));
         }
         let due = || Instant::now() + limits::BODY_WAIT.default.duration();
         let deadline = match &mut this.deadline {
@@ -72,18 +72,28 @@ impl Body for Upload {
     }
 }
 
-/// Trailers that would change what the head has said are not handed on.
-fn clean(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+/// Trailers that would change what the head has said are not handed on. Over HTTP/2 nobody else has counted them.
+fn clean(mut frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
     if let Some(trailers) = frame.trailers_mut() {
+        if trailers.len() as u64 > limits::REQUEST_FIELDS.default {
+            return Err(BodyError::Malformed);
+        }
         gate::clean_trailers(trailers);
     }
-    frame
+    Ok(frame)
 }
 
 fn judge(error: &hyper::Error) -> BodyError {
-    let cause = error
-        .source()
-        .and_then(|cause| cause.downcast_ref::<io::Error>());
+    let cause = error.source();
+    // Over HTTP/2: what we refused to read, such as more than was announced, or what the client took back.
+    if let Some(error) = cause.and_then(|cause| cause.downcast_ref::<h2::Error>()) {
+        return if error.is_library() {
+            BodyError::Malformed
+        } else {
+            BodyError::ClientGone
+        };
+    }
+    let cause = cause.and_then(|cause| cause.downcast_ref::<io::Error>());
     match cause.map(io::Error::kind) {
         Some(io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) => BodyError::Malformed,
         _ => BodyError::ClientGone,

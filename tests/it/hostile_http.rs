@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use model::{LogRecord, LogStream};
 use tests::load::Always;
-use tests::{Load, Platform, eventually, guest};
+use tests::{Load, Platform, Settings, eventually, guest};
 
 const HELLO: &str = "Hello, Midge!\n";
 
@@ -25,7 +25,14 @@ impl Watched {
     }
 
     pub fn configured(config: &str) -> Self {
-        let platform = Platform::configured(config);
+        Self::start_with(Settings {
+            config: config.to_owned(),
+            ..Settings::default()
+        })
+    }
+
+    pub fn start_with(settings: Settings) -> Self {
+        let platform = Platform::start_with(settings);
         platform.deploy("hello", &guest("hello"));
         let load = Load::start(
             platform.listen,

@@ -414,6 +414,75 @@ fn streams_that_stand_still_are_ended_and_give_their_slots_back() {
     front.holds();
 }
 
+/// H42: replies of which one byte may leave hold their connection's memory no longer than any that stand still, however
+/// much else the client says.
+#[test]
+fn replies_that_nobody_takes_are_thrown_away() {
+    const STREAMS: u32 = 50;
+    let front = Front::open(&["echo"]);
+    let mut connection = front.connect_with("echo", &[(INITIAL_WINDOW_SIZE, 1)]);
+    let head = connection.block("POST", "/", &[]);
+    let body = [b'x'; 1024];
+    for stream in streams(STREAMS) {
+        let head = frame(HEADERS, END_HEADERS, stream, &head);
+        let body = frame(DATA, END_STREAM, stream, &body);
+        connection.send(&[head, body].concat()).unwrap();
+    }
+    says_to_its_end(&mut connection);
+    front.keeps_little();
+    front.holds();
+}
+
+/// H46: who says only that it is there is closed like who says nothing.
+#[test]
+fn a_client_that_only_pings_is_closed() {
+    let front = Front::open(&["headers"]);
+    let mut connection = front.connect("headers");
+    connection.ask(1, "/").unwrap();
+    assert!(connection.fate(1).unwrap().is(200));
+    says_to_its_end(&mut connection);
+    front.holds();
+}
+
+/// Says twice a second that it is there, until the connection has ended.
+fn says_to_its_end(connection: &mut Frames) {
+    for _ in 0..240 {
+        if connection.heard().is_err() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    panic!("the connection is held for two minutes");
+}
+
+/// H30: who takes a reply slowly but steadily gets all of it, as over HTTP/1.1.
+#[test]
+fn a_reply_that_is_taken_slowly_is_not_cut() {
+    const LETTERS: usize = 40_000;
+    let front = Front::open(&["echo"]);
+    let mut connection = front.connect_with("echo", &[(INITIAL_WINDOW_SIZE, 1)]);
+    let head = connection.block("POST", "/", &[]);
+    connection
+        .send(&frame(HEADERS, END_HEADERS, 1, &head))
+        .unwrap();
+    for piece in [b'x'; LETTERS].chunks(10_000) {
+        connection.send(&frame(DATA, 0, 1, piece)).unwrap();
+    }
+    connection.send(&frame(DATA, END_STREAM, 1, &[])).unwrap();
+    // For longer than a client that takes nothing is waited for.
+    let wait = limits::BODY_WAIT.default.0 / 1000;
+    for _ in 0..wait + 5 {
+        connection.send(&telling(WINDOW_UPDATE, 1, 100)).unwrap();
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    connection
+        .send(&telling(WINDOW_UPDATE, 1, LETTERS as u32))
+        .unwrap();
+    let fate = connection.fate(1).unwrap();
+    assert!(fate.is(200) && fate.body.len() == LETTERS, "{fate:?}");
+    front.holds();
+}
+
 /// H43
 #[test]
 fn what_a_client_says_of_priorities_changes_nothing() {

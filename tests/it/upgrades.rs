@@ -1,8 +1,10 @@
 //! `midge upgrade`: a platform makes way for another program while it serves.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tests::http2::frames::Frames;
 use tests::{Platform, eventually, guest};
 
 #[test]
@@ -32,6 +34,41 @@ fn what_is_in_flight_is_finished_by_the_process_that_leaves() {
     eventually("it ends", || leaving.has_ended().then_some(()));
     platform.get("slow", "/1/1").is(200);
     platform.stop();
+}
+
+/// Over HTTP/2 a client is told that there is no more to ask. This one does not listen, and is refused before a deployment
+/// is called live.
+#[test]
+fn who_goes_on_asking_over_http_2_meets_no_older_version() {
+    let mut platform = Platform::start();
+    platform.api.deploy(&release(1), &guest("version"));
+    let host = platform.host("shop");
+    let mut deaf = Frames::open(platform.listen, &host).unwrap();
+    let mut asked = 0;
+    let mut ask = || {
+        asked += 1;
+        let stream = 2 * asked - 1;
+        deaf.ask(stream, "/").and_then(|()| deaf.fate(stream))
+    };
+    assert_eq!(ask().unwrap().text(), "1");
+    platform.upgrade();
+    let live = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            platform.api.deploy(&release(2), &guest("version"));
+            live.store(true, Ordering::SeqCst);
+        });
+        eventually("it is refused", || {
+            let was_live = live.load(Ordering::SeqCst);
+            match ask() {
+                Ok(fate) if fate.is(200) => {
+                    assert!(!was_live || fate.text() == "2", "{fate:?}");
+                    None
+                }
+                Ok(_) | Err(_) => Some(()),
+            }
+        });
+    });
 }
 
 /// A manifest of the app `shop` that answers with its release.

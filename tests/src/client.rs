@@ -7,9 +7,27 @@ use std::time::Duration;
 /// How long a single read or write may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What a connection runs over: TCP, or TLS within it.
+pub trait Stream: Read + Write + Send + Sized {
+    fn tcp(&self) -> &TcpStream;
+
+    /// Another handle to the same.
+    fn twin(&self) -> io::Result<Self>;
+}
+
+impl Stream for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+
+    fn twin(&self) -> io::Result<Self> {
+        self.try_clone()
+    }
+}
+
 /// A connection to one host of a server.
-pub struct Connection {
-    stream: TcpStream,
+pub struct Connection<S = TcpStream> {
+    stream: S,
     host: String,
     /// Read and not yet used.
     ahead: Vec<u8>,
@@ -36,16 +54,33 @@ impl Connection {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
-        Ok(Self {
+        Ok(Self::over(stream, host))
+    }
+
+    /// Says that nothing more will be sent.
+    pub fn finish(&mut self) -> io::Result<()> {
+        self.stream.shutdown(Shutdown::Write)
+    }
+}
+
+impl<S: Stream> Connection<S> {
+    /// A connection over what is open already.
+    pub(crate) fn over(stream: S, host: &str) -> Self {
+        Self {
             stream,
             host: host.to_owned(),
             ahead: Vec::new(),
-        })
+        }
+    }
+
+    pub fn stream(&self) -> &S {
+        &self.stream
     }
 
     /// The client's own address.
     pub fn address(&self) -> SocketAddr {
         self.stream
+            .tcp()
             .local_addr()
             .expect("a connected socket has an address")
     }
@@ -55,8 +90,8 @@ impl Connection {
         host.clone_into(&mut self.host);
     }
 
-    /// The socket itself; what was read ahead is lost.
-    pub fn into_stream(self) -> TcpStream {
+    /// What it runs over; what was read ahead is lost.
+    pub fn into_stream(self) -> S {
         self.stream
     }
 
@@ -82,18 +117,9 @@ impl Connection {
         self.send(&chunk)
     }
 
-    /// Another handle to the same socket, to send from another thread.
+    /// Another handle to the same stream, to send from another thread.
     pub fn twin(&self) -> io::Result<Self> {
-        Ok(Self {
-            stream: self.stream.try_clone()?,
-            host: self.host.clone(),
-            ahead: Vec::new(),
-        })
-    }
-
-    /// Says that nothing more will be sent.
-    pub fn finish(&mut self) -> io::Result<()> {
-        self.stream.shutdown(Shutdown::Write)
+        Ok(Self::over(self.stream.twin()?, &self.host))
     }
 
     /// Asks and waits for the whole reply.
@@ -219,6 +245,16 @@ impl Connection {
     pub fn rest(&mut self) -> io::Result<Vec<u8>> {
         while self.fill()? > 0 {}
         Ok(std::mem::take(&mut self.ahead))
+    }
+
+    /// Everything until the server closes or resets the connection.
+    pub fn rest_or_reset(&mut self) -> io::Result<Vec<u8>> {
+        match self.rest() {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                Ok(std::mem::take(&mut self.ahead))
+            }
+            rest => rest,
+        }
     }
 
     fn line(&mut self) -> io::Result<String> {

@@ -1,4 +1,4 @@
-//! HTTP/2 with prior knowledge: a client that keeps the rules, for tests that know nothing of `async`. What breaks the
+//! HTTP/2, with prior knowledge or over TLS: a client that keeps the rules, for tests that know nothing of `async`. What breaks the
 //! rules is in [`frames`].
 
 pub mod frames;
@@ -13,7 +13,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::{self, ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
+use http::uri::Scheme;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::{self, Runtime};
 use tokio::task::yield_now;
@@ -34,6 +36,7 @@ const WINDOW_OF_ALL: u32 = 64 << 20;
 pub struct Http2 {
     runtime: Rc<Runtime>,
     sender: SendRequest<Bytes>,
+    scheme: Scheme,
     host: String,
 }
 
@@ -55,25 +58,37 @@ pub type Fields<'a> = &'a [(&'a str, &'a str)];
 
 impl Http2 {
     pub fn open(address: SocketAddr, host: &str) -> io::Result<Self> {
+        Self::over(Scheme::HTTP, host, tcp(address))
+    }
+
+    /// A connection over what `opening` comes to.
+    pub(crate) fn over<S>(
+        scheme: Scheme,
+        host: &str,
+        opening: impl Future<Output = io::Result<S>>,
+    ) -> io::Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         let (sender, connection) = wait(&runtime, async {
-            let tcp = TcpStream::connect(address).await?;
-            tcp.set_nodelay(true)?;
+            let stream = opening.await?;
             let mut client = client::Builder::new();
             client
                 .initial_window_size(WINDOW)
                 .initial_connection_window_size(WINDOW_OF_ALL)
                 // Until the server has said how many it takes.
                 .initial_max_send_streams(100);
-            client.handshake(tcp).await.map_err(io::Error::other)
+            client.handshake(stream).await.map_err(io::Error::other)
         })?;
         // Its errors are those of its streams.
         runtime.spawn(connection);
         Ok(Self {
             runtime: Rc::new(runtime),
             sender,
+            scheme,
             host: host.to_owned(),
         })
     }
@@ -132,7 +147,7 @@ impl Http2 {
         is_all: bool,
     ) -> io::Result<Stream> {
         let uri = Uri::builder()
-            .scheme("http")
+            .scheme(self.scheme.clone())
             .authority(self.host.as_str())
             .path_and_query(path)
             .build()
@@ -293,6 +308,12 @@ impl Reading {
             Self::Head(_) => panic!("a reply's head is read before its body"),
         }
     }
+}
+
+pub(crate) async fn tcp(address: SocketAddr) -> io::Result<TcpStream> {
+    let tcp = TcpStream::connect(address).await?;
+    tcp.set_nodelay(true)?;
+    Ok(tcp)
 }
 
 /// Why the server ended a stream or the connection, if that is what failed.

@@ -12,6 +12,7 @@ pub mod load;
 pub mod platform;
 mod process;
 pub mod reference;
+pub mod tls;
 pub mod trials;
 mod wait;
 
@@ -24,7 +25,7 @@ pub use http2::Http2;
 pub use load::{Load, Report};
 pub use platform::{Platform, Settings, bare, binary, manifest_of};
 pub use process::{
-    children, clients, cpu_seconds, descendants, descriptors_allowed, is_stopped, lives, parent,
-    pin, private_bytes, serves, workers,
+    children, clients, cpu_seconds, descendants, descriptors, is_stopped, lives, parent, pin,
+    private_bytes, raise_descriptors, serves, workers,
 };
 pub use wait::{eventually, skip};

@@ -33,6 +33,8 @@ pub fn binary() -> PathBuf {
 pub struct Settings {
     /// `midge.config.toml`
     pub config: String,
+    /// Files beside it, by their names.
+    pub files: Vec<(String, String)>,
     /// Flags beyond those that every test needs.
     pub flags: Vec<String>,
     /// Environment variables beyond those that every test has.
@@ -109,6 +111,9 @@ impl Platform {
             .prefix("midge-test-")
             .tempdir()
             .expect("a temporary folder");
+        for (name, text) in &settings.files {
+            fs::write(folder.path().join(name), text).expect("a file can be written");
+        }
         let (process, ready, ready_in) =
             begin(folder.path(), &settings).unwrap_or_else(|said| panic!("{said}"));
         let (listen, api) = addresses(folder.path(), &ready);
@@ -120,6 +125,15 @@ impl Platform {
             api,
             ready_in,
         }
+    }
+
+    /// Where apps answer over TLS, if the settings say so: the last of all addresses.
+    pub fn tls(&self) -> SocketAddr {
+        let ready = fs::read_to_string(self.folder().join("ready")).expect("it is ready");
+        let ready: serde_json::Value = serde_json::from_str(&ready).expect("it is JSON");
+        let last = ready["listen"].as_array().and_then(|all| all.last());
+        let last = last.and_then(|last| last.as_str()?.parse().ok());
+        last.unwrap_or_else(|| panic!("no addresses: {ready}"))
     }
 
     /// The temporary folder: `data`, and whatever a test puts beside it.

@@ -75,16 +75,35 @@ pub fn private_bytes(id: u32) -> u64 {
     kib.unwrap_or(0) << 10
 }
 
-/// How many descriptors this process may have.
-pub fn descriptors_allowed() -> usize {
+/// How many descriptors a process has.
+pub fn descriptors(id: u32) -> usize {
+    let open = fs::read_dir(format!("/proc/{id}/fd"));
+    open.expect("the process lives").count()
+}
+
+/// Lets this process, and what it starts, open `wanted` descriptors, or as many as it ever may; says how many those are.
+pub fn raise_descriptors(wanted: u64) -> usize {
     let mut bound = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
-    // SAFETY: the bound outlives the call.
-    let asked = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut bound) };
-    assert_eq!(asked, 0, "the bound on descriptors is known");
-    bound.rlim_cur as usize
+    // SAFETY: the bound outlives each call.
+    unsafe {
+        let asked = libc::getrlimit(libc::RLIMIT_NOFILE, &mut bound);
+        assert_eq!(asked, 0, "the bound on descriptors is known");
+        let most = libc::rlimit {
+            rlim_cur: wanted,
+            rlim_max: wanted.max(bound.rlim_max),
+        };
+        if libc::setrlimit(libc::RLIMIT_NOFILE, &most) != 0 {
+            // That takes a privilege.
+            bound.rlim_cur = bound.rlim_max.min(wanted);
+            let done = libc::setrlimit(libc::RLIMIT_NOFILE, &bound);
+            assert_eq!(done, 0, "the bound on descriptors cannot be raised");
+            return bound.rlim_cur as usize;
+        }
+    }
+    wanted as usize
 }
 
 /// Keeps the calling thread, and what it starts, on one core.

@@ -3,6 +3,7 @@
 mod charged;
 mod crashes;
 mod flips;
+mod one_connection;
 mod parked;
 mod upgrades;
 mod worker_kills;
@@ -20,6 +21,7 @@ use crate::{Connection, Load, Platform, Reply, guest, variant};
 pub use charged::{CHARGED, charged, cpu_us, is_charged};
 pub use crashes::{CRASHES, crashes};
 pub use flips::{FLIPS, flips};
+pub use one_connection::{REQUESTS, ask_often, one_connection};
 pub use parked::{PARKED, parked};
 pub use upgrades::{UPGRADES, upgrades};
 pub use worker_kills::{WORKER_KILLS, worker_kills};

@@ -10,6 +10,7 @@ use model::limits::{self, Limit};
 use model::{AppLimits, Host, Millis, Size};
 use serde::Deserialize;
 
+use crate::certificates::CertificateFiles;
 use crate::failure::{Failure, While as _};
 
 /// The file that is read when none is named and it lies in the current folder.
@@ -98,7 +99,18 @@ struct File {
     #[serde(default)]
     node: FileNode,
     #[serde(default)]
+    tls: FileTls,
+    #[serde(default)]
     control: FileControl,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct FileTls {
+    #[serde(default)]
+    listen: Vec<SocketAddr>,
+    #[serde(default)]
+    certificate: Vec<CertificateFiles>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -117,6 +129,7 @@ struct FileNode {
     resident_apps: Option<u64>,
     connections: Option<u64>,
     trust_forwarded: Option<bool>,
+    proxy_protocol: Option<bool>,
     default_host: Option<Host>,
     pin: Option<bool>,
 }
@@ -136,6 +149,7 @@ pub struct Settings {
     pub file: Option<PathBuf>,
     pub data: PathBuf,
     pub listen: Listen,
+    pub tls: Tls,
     pub api: SocketAddr,
     pub domain: Host,
     pub workers: u32,
@@ -170,6 +184,13 @@ impl Listen {
     }
 }
 
+/// Where apps answer over TLS, and with what.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tls {
+    pub listen: Vec<SocketAddr>,
+    pub certificates: Vec<CertificateFiles>,
+}
+
 /// The settings of each worker.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Node {
@@ -179,6 +200,8 @@ pub struct Node {
     pub connections: u64,
     /// Whether `forwarded` and `x-forwarded-*` of a request are believed.
     pub trust_forwarded: bool,
+    /// Whether every connection begins with what a proxy says of its client.
+    pub proxy_protocol: bool,
     /// Whose apps answer requests for hosts that no app has.
     pub default_host: Option<Host>,
     /// Whether each worker stays on a core of its own.
@@ -239,6 +262,10 @@ pub fn load(flags: Flags) -> Result<Settings, Failure> {
             let mut file = read(&text, path)?;
             // A relative folder is meant from where it is written.
             file.data = file.data.map(|data| folder_of(path).join(data));
+            for files in &mut file.tls.certificate {
+                files.chain = folder_of(path).join(&files.chain);
+                files.key = folder_of(path).join(&files.key);
+            }
             file
         }
         None => File::default(),
@@ -296,8 +323,13 @@ fn resolve(flags: Flags, file: File, machine: Machine) -> Result<Settings, Failu
         (_, file) if !file.is_empty() => Listen::At(file),
         _ => Listen::Loopback,
     };
+    let tls = Tls {
+        listen: file.tls.listen,
+        certificates: file.tls.certificate,
+    };
+    check_tls(&tls)?;
     if let Listen::At(addresses) = &listen {
-        let most = limits::LISTEN_ADDRESSES.ceiling;
+        let most = limits::LISTEN_ADDRESSES.ceiling - tls.listen.len() as u64;
         bounded("listen", addresses.len() as u64, most)?;
     }
     let ceiling = AppLimits {
@@ -315,6 +347,7 @@ fn resolve(flags: Flags, file: File, machine: Machine) -> Result<Settings, Failu
         file: None,
         data,
         listen,
+        tls,
         api: api.unwrap_or_else(|| DEFAULT_API.parse().expect("the default is an address")),
         domain: flags
             .domain
@@ -329,6 +362,7 @@ fn resolve(flags: Flags, file: File, machine: Machine) -> Result<Settings, Failu
             resident_apps: limited(&limits::RESIDENT, file.node.resident_apps)?,
             connections: limited(&limits::CONNECTIONS, file.node.connections)?,
             trust_forwarded: file.node.trust_forwarded.unwrap_or(false),
+            proxy_protocol: file.node.proxy_protocol.unwrap_or(false),
             default_host: file.node.default_host,
             pin: file.node.pin.unwrap_or(false),
         },
@@ -338,6 +372,30 @@ fn resolve(flags: Flags, file: File, machine: Machine) -> Result<Settings, Failu
             open_metrics: file.control.open_metrics.unwrap_or(false),
         },
     })
+}
+
+/// One is of no use without the other.
+fn check_tls(tls: &Tls) -> Result<(), Failure> {
+    let refused = |what: &str, hint: &str| {
+        Err(Failure::usage(format!("the configuration cannot be used: {what}")).hint(hint))
+    };
+    match (tls.listen.len(), tls.certificates.len()) {
+        (0, 0) => Ok(()),
+        (_, 0) => refused(
+            "`tls.listen` names an address, and no `[[tls.certificate]]` is there to show",
+            "name the files of one: `chain` and `key`",
+        ),
+        (0, _) => refused(
+            "there is a `[[tls.certificate]]`, and `tls.listen` names no address to show it at",
+            "name one, such as `listen = [\"0.0.0.0:443\"]`",
+        ),
+        (addresses, certificates) => {
+            let most = limits::LISTEN_ADDRESSES.ceiling / 2;
+            bounded("tls.listen", addresses as u64, most)?;
+            let most = limits::CERTIFICATES.ceiling;
+            bounded("tls.certificate", certificates as u64, most)
+        }
+    }
 }
 
 /// The value that was set, within the limit's ceiling, or the limit's default.
@@ -408,8 +466,12 @@ mod tests {
             resident-apps = 10
             connections = 20
             trust-forwarded = true
+            proxy-protocol = true
             default-host = "shop.test"
             pin = true
+            [tls]
+            listen = ["0.0.0.0:443"]
+            certificate = [{ chain = "a.pem", key = "a.key" }]
             [control]
             versions-kept = 5
             wasm = "1MiB"
@@ -424,6 +486,9 @@ mod tests {
         assert_eq!(settings.ceiling.wall, limits::WALL.ceiling);
         assert_eq!(settings.node.slots, 100);
         assert!(settings.node.trust_forwarded && settings.node.pin);
+        assert!(settings.node.proxy_protocol);
+        assert_eq!(settings.tls.listen.len(), 1);
+        assert_eq!(settings.tls.certificates[0].chain, Path::new("a.pem"));
         assert_eq!(settings.node.default_host.unwrap().as_str(), "shop.test");
         assert_eq!(settings.control.wasm, Size::mib(1));
 
@@ -486,6 +551,12 @@ mod tests {
         check("api = 'localhost'", "api");
         check("domain = 'Shop'", "Shop");
         check("grace = '1h'", "node.grace");
+        check("[tls]\nlisten = ['127.0.0.1:0']", "`[[tls.certificate]]`");
+        check(
+            "[[tls.certificate]]\nchain = 'a'\nkey = 'b'",
+            "`tls.listen` names no address",
+        );
+        check("[[tls.certificate]]\nchain = 'a'", "key");
         let many = format!("listen = [{}]", "'127.0.0.1:0',".repeat(17));
         check(&many, "`listen` is 17; at most 16");
     }

@@ -1,6 +1,7 @@
 //! The one binary: the platform, its workers and compile children, and the commands that speak to it.
 
 mod args;
+mod certificates;
 mod client;
 mod commands;
 mod config;

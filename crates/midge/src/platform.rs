@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::certificates::Certificates;
 use crate::config::Settings;
 use crate::data_folder::DataFolder;
 use crate::failure::{Failure, While as _};
@@ -34,6 +35,7 @@ pub struct Platform {
     node: Node,
     /// None while a successor has the records.
     control: Option<Controlled>,
+    _certificates: Certificates,
     /// What a successor is handed.
     sockets: Sockets,
     /// Whose place this takes, until it was told that it may leave.
@@ -119,6 +121,7 @@ impl Platform {
             api: sockets.api_address()?,
             token_file: folder.path().join(profile::TOKEN_FILE),
         };
+        let certificates = Certificates::open(&settings.tls.certificates, log)?;
         let distribution = wiring::distribution(&folder)?;
         let node = Node::default();
         let control = wiring::control(settings, sockets.port(), &node, &distribution, log).await?;
@@ -133,7 +136,8 @@ impl Platform {
             kept.map_err(|error| Failure::failed(error.to_string()))?;
             let listeners = sockets.listeners.copy();
             let listeners = listeners.or_fail(|| "copying the listening sockets".into())?;
-            wiring::supervisor(settings, listeners, &control, &distribution, log).await
+            let serving = certificates.serving();
+            wiring::supervisor(settings, listeners, serving, &control, &distribution, log).await
         };
         match serve.await {
             Ok(supervisor) if supervisor.generation() > control.first_generation() => {
@@ -157,6 +161,7 @@ impl Platform {
             distribution,
             node,
             control: Some(controlled),
+            _certificates: certificates,
             sockets,
             predecessor: None,
             before: watch::Sender::new(Before::Gone).subscribe(),
@@ -315,6 +320,7 @@ impl Platform {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             data: settings.data.clone(),
             asked_listen: settings.listen.addresses(),
+            asked_tls: settings.tls.listen.clone(),
             asked_api: settings.api,
             listen: sockets.listeners.local_addrs().to_vec(),
             api: sockets.api_address()?,

@@ -18,7 +18,11 @@ impl Sockets {
     /// Binds what the settings name.
     pub fn bind(settings: &Settings) -> Result<Self, Failure> {
         let api = listen_for_api(settings.api)?;
-        let listeners = Listeners::bind(&settings.listen.addresses(), settings.workers);
+        let listeners = Listeners::bind(
+            &settings.listen.addresses(),
+            &settings.tls.listen,
+            settings.workers,
+        );
         let listeners = listeners.map_err(|error| unbound(&error))?;
         Ok(Self { api, listeners })
     }

@@ -325,7 +325,7 @@ impl Predecessor {
         })?;
         Ok(Sockets {
             api: api.into(),
-            listeners: Listeners::inherited(offer.listen, slots),
+            listeners: Listeners::inherited(offer.listen, offer.asked_tls.len(), slots),
         })
     }
 
@@ -404,6 +404,10 @@ fn difference(offer: &Offer, settings: &Settings) -> Option<String> {
         .or_else(|| {
             let wanted = settings.listen.addresses();
             changed("listen", list(&offer.asked_listen), list(&wanted))
+        })
+        .or_else(|| {
+            let (was, wanted) = (list(&offer.asked_tls), list(&settings.tls.listen));
+            changed("tls.listen", was, wanted)
         })
         .or_else(|| changed("api", offer.asked_api.to_string(), settings.api.to_string()))
         .or_else(|| {

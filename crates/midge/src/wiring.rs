@@ -7,7 +7,9 @@ use control::{Control, ControlSettings, PublicUrl};
 use distribution::Distribution;
 use distribution::embedded::Embedded;
 use model::EngineSetting;
+use model::pipe::Certificate;
 use node::{Listeners, NodeSettings, Supervisor};
+use tokio::sync::watch;
 
 use crate::config::Settings;
 use crate::data_folder::DataFolder;
@@ -64,11 +66,12 @@ pub async fn control(
 pub async fn supervisor(
     settings: &Settings,
     listeners: Listeners,
+    certificates: watch::Receiver<Arc<Vec<Certificate>>>,
     control: &Control,
     distribution: &Arc<dyn Distribution>,
     log: Log,
 ) -> Result<Supervisor, Failure> {
-    let settings = node_settings(settings, listeners, control, log);
+    let settings = node_settings(settings, listeners, certificates, control, log);
     let started = Supervisor::start(settings, distribution.clone()).await;
     started.map_err(|error| Failure::failed(error.to_string()))
 }
@@ -95,6 +98,7 @@ fn control_settings(settings: &Settings, port: u16, node: Node, log: Log) -> Con
 fn node_settings(
     settings: &Settings,
     listeners: Listeners,
+    certificates: watch::Receiver<Arc<Vec<Certificate>>>,
     control: &Control,
     log: Log,
 ) -> NodeSettings {
@@ -114,6 +118,8 @@ fn node_settings(
         connections: settings.node.connections,
         trust_forwarded: settings.node.trust_forwarded,
         default_host: settings.node.default_host.clone(),
+        proxy_protocol: settings.node.proxy_protocol,
+        certificates,
         grace: settings.grace,
         pin_cores: settings.node.pin,
         notice: Arc::new(move |text: &str| log.warning(text)),

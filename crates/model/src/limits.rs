@@ -117,9 +117,14 @@ limits! {
     LEAVE_WAIT: Millis = fixed("leave-wait", Millis::secs(3), "how long a worker that is being replaced keeps a connection that asks for nothing");
     SETTLE_WAIT: Millis = fixed("settle-wait", Millis::secs(8), "how long such a worker lets a reply that had begun be followed by another request; a deployment is not called live before");
     BODY_WAIT: Millis = fixed("body-wait", Millis::secs(30), "how long the next piece of a request body may take to arrive, and of a reply to be taken");
+    PROXY_HEADER: Size = fixed("proxy-header", Size::kib(2), "bytes that a proxy says of a client by the PROXY protocol, version 2");
+    CERTIFICATES: u64 = fixed("certificates", 100, "certificates of an operator; all travel to a worker in one message");
+    CERTIFICATE: Size = fixed("certificate", Size::kib(64), "bytes of a certificate with those of its issuers, and of its key");
+    CERTIFICATE_LOOK: Millis = fixed("certificate-look", Millis::secs(2), "how often the files of certificates are looked at for newer ones");
     HTTP2_STREAMS: u64 = fixed("http2-streams", 100, "requests in flight over one HTTP/2 connection; RFC 9113 advises no fewer");
-    HTTP2_STREAM_WINDOW: Size = fixed("http2-stream-window", Size::kib(256), "bytes of one HTTP/2 request's body that come before its guest reads them; as many of a reply are buffered");
+    HTTP2_STREAM_WINDOW: Size = fixed("http2-stream-window", Size::kib(256), "bytes of one HTTP/2 request's body that come before its guest reads them");
     HTTP2_WINDOW: Size = fixed("http2-window", Size::mib(1), "the same, of all requests over one HTTP/2 connection");
+    HTTP2_WAITING: Size = fixed("http2-waiting", Size::mib(64), "bytes of replies over HTTP/2 that wait to leave one worker; beyond, no connection has more than `http2-stream-window` of them");
     HTTP2_CANCELLED: u64 = fixed("http2-cancelled", 400, "requests over one HTTP/2 connection that may end before their replies do, in one second; beyond, the connection is ended");
     ROUTE_PATH: Size = fixed("route-path", Size(256), "bytes of a route's path prefix");
 

@@ -55,6 +55,8 @@ outcomes! {
     NotFound = "not-found", 404, Some(Fault::Caller);
     /// The body did not arrive in time.
     RequestTimeout = "request-timeout", 408, Some(Fault::Caller);
+    /// Over TLS, the request names another host than its connection did (RFC 9110 §15.5.20).
+    Misdirected = "misdirected", 421, Some(Fault::Caller);
     /// The request target is longer than the limit.
     TargetTooLong = "target-too-long", 414, Some(Fault::Caller);
     /// An `Expect` header other than `100-continue`.

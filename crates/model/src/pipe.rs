@@ -3,6 +3,8 @@
 //! Both ends are always of one build, so these have no version of their own. Framing is the pipe's matter
 //! (`node`), as are the descriptors that some messages carry.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -16,6 +18,12 @@ use crate::{
 pub enum ToWorker {
     /// First of all; carries one descriptor for each address: the worker's listening sockets.
     Start(WorkerSettings),
+    /// One of those that clients who speak TLS are shown as soon as the `last` of them is there. They come before the first
+    /// catalog.
+    Certificate {
+        certificate: Certificate,
+        last: bool,
+    },
     /// Steps towards a generation. A whole catalog comes as several of these; only after the one that is
     /// `complete` is the generation reached, the new table swapped in, and `Applied` answered.
     Apply {
@@ -94,6 +102,27 @@ pub struct WorkerSettings {
     pub trust_forwarded: bool,
     /// Whose apps answer requests for hosts that no app has.
     pub default_host: Option<Host>,
+    /// Whether every connection begins with what a proxy says of its client (PROXY protocol).
+    pub proxy_protocol: bool,
+    /// How many of the listening sockets speak TLS: the last ones.
+    pub tls: u32,
+}
+
+/// A certificate of the operator's, with its key.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// The hosts it is for, in lower case; the first label may be `*`.
+    pub names: Vec<String>,
+    /// The certificate and those of its issuers, as PEM.
+    pub chain: String,
+    /// The private key, as PEM.
+    pub key: String,
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Certificate").field(&self.names).finish()
+    }
 }
 
 /// A worker's counts since it began.

@@ -36,7 +36,10 @@ pub struct Offer {
     /// The addresses that the configuration named, where port 0 stands for any.
     pub asked_listen: Vec<SocketAddr>,
     pub asked_api: SocketAddr,
-    /// The addresses that are listened on.
+    /// The same, of those that speak TLS.
+    #[serde(default)]
+    pub asked_tls: Vec<SocketAddr>,
+    /// The addresses that are listened on; as many as [`Self::asked_tls`] has speak TLS, the last ones.
     pub listen: Vec<SocketAddr>,
     pub api: SocketAddr,
     pub workers: u32,

@@ -5,12 +5,12 @@
 //! says of it.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Turns shorter than this are charged the time that passed. That is too much by what else the core did meanwhile; no turn
-/// is charged too much by more than this, and none too little.
+/// Turns shorter than this are charged the time that passed, unless they are to be exact. That is too much by what else the
+/// core did meanwhile; no turn is charged too much by more than this, and none too little.
 const SHORT_NS: u64 = 100_000;
 
 /// When a turn began. One thread uses it at a time.
@@ -19,6 +19,7 @@ pub struct Turn {
     began_ns: AtomicU64,
     /// What the thread's CPU clock said then, or less than [`SHORT_NS`] before.
     cpu_ns: AtomicU64,
+    exact: AtomicBool,
 }
 
 /// What the two clocks said at one moment.
@@ -34,13 +35,14 @@ thread_local! {
 }
 
 impl Turn {
-    /// It begins now, on this thread; `exact` if no other turn's time may be charged to it.
+    /// It begins now, on this thread; `exact` if it is charged by the CPU clock alone, however short.
     pub fn begin(&self, exact: bool) {
         let now = passed_ns();
         let mut newest = NEWEST.get();
         if exact || now.saturating_sub(newest.passed_ns) >= SHORT_NS {
             newest = Reading::at(now);
         }
+        self.exact.store(exact, Relaxed);
         self.began_ns.store(now, Relaxed);
         self.cpu_ns.store(newest.cpu_ns, Relaxed);
     }
@@ -49,7 +51,7 @@ impl Turn {
     pub fn cpu_ns(&self) -> u64 {
         let now = passed_ns();
         let passed = now.saturating_sub(self.began_ns.load(Relaxed));
-        if passed < SHORT_NS {
+        if passed < SHORT_NS && !self.exact.load(Relaxed) {
             return passed;
         }
         let used = Reading::at(now).cpu_ns - self.cpu_ns.load(Relaxed);

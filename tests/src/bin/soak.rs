@@ -7,7 +7,7 @@ use tests::trials;
 
 type Trial = (&'static str, fn(u64) -> String);
 
-const TRIALS: [Trial; 8] = [
+const TRIALS: [Trial; 9] = [
     ("deploys", |seed| trials::deploys(trials::DEPLOYS, seed)),
     ("residue", |seed| trials::residue(trials::INSTANCES, seed)),
     ("flips", |seed| trials::flips(trials::FLIPS, seed)),
@@ -17,6 +17,9 @@ const TRIALS: [Trial; 8] = [
     }),
     ("parked", |seed| trials::parked(trials::PARKED, seed)),
     ("charged", |seed| trials::charged(trials::CHARGED, seed)),
+    ("one-connection", |seed| {
+        trials::one_connection(trials::REQUESTS, seed)
+    }),
     ("upgrades", |seed| trials::upgrades(trials::UPGRADES, seed)),
 ];
 

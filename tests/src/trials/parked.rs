@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 
 use super::Chance;
 use crate::platform::manifest_of;
-use crate::{Platform, guest, private_bytes, variant};
+use crate::{Platform, guest, private_bytes, raise_descriptors, variant};
 
 /// How many requests `parked` has asleep at once in full; an app has ten of them.
 pub const PARKED: u32 = 10_000;
@@ -30,7 +30,8 @@ const ARTIFACTS: u32 = 8;
 /// Has `count` requests of a tenth as many apps asleep at once in two workers: another app is answered meanwhile, and
 /// every one of them gets its full reply.
 pub fn parked(count: u32, seed: u64) -> String {
-    raise_descriptors();
+    // Each request has a connection of its own.
+    raise_descriptors(20_000);
     // Connections are spread by chance: the fuller worker has some more than its share.
     let slots = count / WORKERS + count / 16 + 50;
     let platform = Platform::configured(&format!(
@@ -179,16 +180,4 @@ fn failures(asleep: JoinHandle<Vec<anyhow::Result<()>>>) -> Vec<String> {
     let replies = asleep.join().expect("the clients do not panic");
     let failures = replies.into_iter().filter_map(Result::err);
     failures.map(|error| format!("{error:#}")).collect()
-}
-
-/// Lets this process open as many descriptors as it ever may: each request has a connection of its own.
-fn raise_descriptors() {
-    // SAFETY: the struct is made here and outlives both calls.
-    let done = unsafe {
-        let mut limit: libc::rlimit = std::mem::zeroed();
-        libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit);
-        limit.rlim_cur = limit.rlim_max;
-        libc::setrlimit(libc::RLIMIT_NOFILE, &limit)
-    };
-    assert_eq!(done, 0, "the limit of descriptors cannot be raised");
 }

@@ -343,7 +343,8 @@ fn tell_people(
     pointed: Option<&Pointed>,
 ) -> Result<(), Failure> {
     let (port, domain) = (ready.listen[0].port(), settings.domain.as_str());
-    let listen: Vec<_> = ready.listen.iter().map(ToString::to_string).collect();
+    let tls = ready.listen.len() - settings.tls.listen.len();
+    let (listen, tls) = ready.listen.split_at(tls);
     screen::line(format_args!(
         "midge {} ready in {} ms",
         env!("CARGO_PKG_VERSION"),
@@ -351,9 +352,12 @@ fn tell_people(
     ))?;
     screen::line(format_args!(
         "  apps    http://NAME.{domain}:{port}  (listening on {}, {} workers)",
-        listen.join(", "),
+        joined(listen),
         settings.workers
     ))?;
+    if !tls.is_empty() {
+        screen::line(format_args!("  TLS     {}", joined(tls)))?;
+    }
     screen::line(format_args!("  API     http://{}", reachable(ready.api)))?;
     screen::line(format_args!("  data    {}", ready.data.display()))?;
     if let Some(file) = &settings.file {
@@ -370,6 +374,11 @@ fn tell_people(
         None => tell_token(ready)?,
     }
     Ok(())
+}
+
+fn joined(addresses: &[SocketAddr]) -> String {
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    addresses.join(", ")
 }
 
 fn tell_token(ready: &Ready) -> Result<(), Failure> {

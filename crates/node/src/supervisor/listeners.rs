@@ -38,40 +38,49 @@ pub enum BindError {
 
 /// The listening sockets of a node.
 pub struct Listeners {
+    /// Those that speak TLS come last.
     addresses: Vec<SocketAddr>,
+    tls: usize,
     /// Of each worker slot, one for each address.
     slots: Vec<Vec<OwnedFd>>,
 }
 
 impl Listeners {
-    /// Listens on each address with one socket for each of `workers`. Where an address has port 0, the system chooses
-    /// one port for all that have.
+    /// Listens on each address with one socket for each of `workers`, over TLS on those of `tls`. Where an address has
+    /// port 0, the system chooses one port for all that have, and another for those of `tls`.
     ///
     /// # Errors
     /// If another process listens on one of them, even one that would share it.
-    pub fn bind(addresses: &[SocketAddr], workers: u32) -> Result<Self, BindError> {
-        match addresses.len() {
+    pub fn bind(
+        addresses: &[SocketAddr],
+        tls: &[SocketAddr],
+        workers: u32,
+    ) -> Result<Self, BindError> {
+        match addresses.len() + tls.len() {
             0 => return Err(BindError::NoAddress),
             count if count as u64 > limits::LISTEN_ADDRESSES.default => {
                 return Err(BindError::TooMany(count));
             }
             _ => {}
         }
-        let some_port = addresses.iter().filter(|address| address.port() == 0);
-        let attempts = if some_port.count() > 1 { ATTEMPTS } else { 1 };
-        let mut bound = try_bind(addresses, workers);
-        for _ in 1..attempts {
-            if !matches!(bound, Err(BindError::Busy(_))) {
-                break;
-            }
-            bound = try_bind(addresses, workers);
+        let mut bound = bind_group(addresses, workers)?;
+        let secured = bind_group(tls, workers)?;
+        bound.tls = secured.addresses.len();
+        bound.addresses.extend(secured.addresses);
+        for (slot, secured) in bound.slots.iter_mut().zip(secured.slots) {
+            slot.extend(secured);
         }
-        bound
+        Ok(bound)
     }
 
-    /// Those of a platform that leaves: of each worker slot, one listening socket for each of `addresses`.
-    pub fn inherited(addresses: Vec<SocketAddr>, slots: Vec<Vec<OwnedFd>>) -> Self {
-        Self { addresses, slots }
+    /// Those of a platform that leaves: of each worker slot, one listening socket for each of `addresses`, of which the
+    /// last `tls` speak TLS.
+    pub fn inherited(addresses: Vec<SocketAddr>, tls: usize, slots: Vec<Vec<OwnedFd>>) -> Self {
+        Self {
+            addresses,
+            tls,
+            slots,
+        }
     }
 
     /// The same sockets again, for a successor. While they are held, connections queue that nobody accepts.
@@ -79,6 +88,7 @@ impl Listeners {
         let copy = |slot: &Vec<OwnedFd>| slot.iter().map(OwnedFd::try_clone).collect();
         Ok(Self {
             addresses: self.addresses.clone(),
+            tls: self.tls,
             slots: self.slots.iter().map(copy).collect::<Result<_, _>>()?,
         })
     }
@@ -86,6 +96,11 @@ impl Listeners {
     /// The addresses listened on, with the ports that the system chose.
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// How many of them speak TLS: the last ones.
+    pub fn tls(&self) -> usize {
+        self.tls
     }
 
     /// How many workers there are sockets for.
@@ -104,9 +119,24 @@ impl Listeners {
     }
 }
 
+/// Binds addresses that share a port where the system chooses it.
+fn bind_group(addresses: &[SocketAddr], workers: u32) -> Result<Listeners, BindError> {
+    let some_port = addresses.iter().filter(|address| address.port() == 0);
+    let attempts = if some_port.count() > 1 { ATTEMPTS } else { 1 };
+    let mut bound = try_bind(addresses, workers);
+    for _ in 1..attempts {
+        if !matches!(bound, Err(BindError::Busy(_))) {
+            break;
+        }
+        bound = try_bind(addresses, workers);
+    }
+    bound
+}
+
 fn try_bind(addresses: &[SocketAddr], workers: u32) -> Result<Listeners, BindError> {
     let mut listeners = Listeners {
         addresses: Vec::new(),
+        tls: 0,
         slots: (0..workers).map(|_| Vec::new()).collect(),
     };
     let mut chosen = 0;
@@ -183,7 +213,7 @@ mod tests {
 
     fn bind(addresses: &[&str], workers: u32) -> Result<Listeners, BindError> {
         let addresses: Vec<_> = addresses.iter().map(|text| text.parse().unwrap()).collect();
-        Listeners::bind(&addresses, workers)
+        Listeners::bind(&addresses, &[], workers)
     }
 
     #[test]

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use distribution::Distribution;
-use model::pipe::{Ending, WorkerSettings};
+use model::pipe::{Certificate, Ending, WorkerSettings};
 use model::{Generation, Host, Millis, PublicKey, Size, limits};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -74,6 +74,10 @@ pub struct NodeSettings {
     pub trust_forwarded: bool,
     /// Whose apps answer requests for hosts that no app has.
     pub default_host: Option<Host>,
+    /// Whether every connection begins with what a proxy says of its client (PROXY protocol).
+    pub proxy_protocol: bool,
+    /// What clients that speak TLS are shown.
+    pub certificates: watch::Receiver<Arc<Vec<Certificate>>>,
     /// [`limits::GRACE`]
     pub grace: Millis,
     /// Whether each worker stays on a core of its own.
@@ -151,6 +155,7 @@ impl Supervisor {
             standing: standing.clone(),
             stopping: stops,
             notice: settings.notice,
+            certificates: settings.certificates,
         });
 
         let mut slots = JoinSet::new();
@@ -309,6 +314,8 @@ fn worker_settings(settings: &NodeSettings) -> Vec<WorkerSettings> {
             connections: settings.connections,
             trust_forwarded: settings.trust_forwarded,
             default_host: settings.default_host.clone(),
+            proxy_protocol: settings.proxy_protocol,
+            tls: settings.listeners.tls() as u32,
         })
         .collect()
 }

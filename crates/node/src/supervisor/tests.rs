@@ -57,7 +57,7 @@ impl Trial {
         published: Option<&Catalog>,
         worker_command: Vec<OsString>,
     ) -> Result<Self, StartError> {
-        let listeners = Listeners::bind(&["127.0.0.1:0".parse().unwrap()], workers).unwrap();
+        let listeners = Listeners::bind(&["127.0.0.1:0".parse().unwrap()], &[], workers).unwrap();
         let distribution = Arc::new(Embedded::new(folder.join("artifacts")).unwrap());
         if let Some(catalog) = published {
             publish(&distribution, catalog).await;
@@ -79,6 +79,8 @@ impl Trial {
             resident: 8,
             connections: 64,
             trust_forwarded: false,
+            certificates: tokio::sync::watch::Sender::new(Default::default()).subscribe(),
+            proxy_protocol: false,
             default_host: None,
             grace: Millis(500),
             pin_cores: false,

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use model::pipe::{Ending, ToSupervisor, ToWorker, WorkerSettings};
+use model::pipe::{Certificate, Ending, ToSupervisor, ToWorker, WorkerSettings};
 use model::{Catalog, Digest, EngineSetting, Millis, limits};
 use tokio::process::{Child, Command};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::artifacts::{Artifacts, NativeRefused};
@@ -38,6 +38,7 @@ pub struct Node {
     pub logs: Logs,
     pub metrics: Metrics,
     pub catalogs: watch::Receiver<Arc<Catalog>>,
+    pub certificates: watch::Receiver<Arc<Vec<Certificate>>>,
     pub standing: watch::Sender<Standing>,
     /// Set when the platform stops, and again if it is to stop sooner.
     pub stopping: watch::Receiver<Option<Stop>>,
@@ -184,6 +185,7 @@ struct Word {
 async fn converse(slot: &mut Slot, node: &Node, reader: Reader, writer: Writer) -> End {
     let number = slot.settings.slot as usize;
     let (say, said) = mpsc::channel(limits::WORKER_QUEUE.default as usize);
+    let certified = Notify::new();
     let (ready, _) = watch::channel(false);
     let heard = AtomicBool::new(false);
     let until_ready = || {
@@ -196,7 +198,11 @@ async fn converse(slot: &mut Slot, node: &Node, reader: Reader, writer: Writer) 
     tokio::select! {
         end = listen(number, node, reader, &say, &ready, &heard) => end,
         end = speak(writer, said) => end,
-        end = tell_catalogs(node.catalogs.clone(), &say, until_ready()) => end,
+        end = tell_catalogs(node.catalogs.clone(), &say, async {
+            until_ready().await;
+            certified.notified().await;
+        }) => end,
+        end = tell_certificates(node.certificates.clone(), &say, &certified) => end,
         end = watch_over(&say, until_ready(), &heard) => end,
         end = drain(&mut slot.listeners, node.stopping.clone(), &say) => end,
     }
@@ -289,6 +295,36 @@ async fn speak(mut writer: Writer, mut said: mpsc::Receiver<Word>) -> End {
         }
     }
     std::future::pending().await
+}
+
+/// Tells a worker what to show to clients that speak TLS, one at a time: together they may be more than a frame takes.
+async fn tell_certificates(
+    mut certificates: watch::Receiver<Arc<Vec<Certificate>>>,
+    say: &mpsc::Sender<Word>,
+    told: &Notify,
+) -> End {
+    loop {
+        let newest = certificates.borrow_and_update().clone();
+        let mut rest = newest.iter().cloned().peekable();
+        while let Some(certificate) = rest.next() {
+            let message = ToWorker::Certificate {
+                certificate,
+                last: rest.peek().is_none(),
+            };
+            let descriptor = None;
+            let _ = say
+                .send(Word {
+                    message,
+                    descriptor,
+                })
+                .await;
+        }
+        told.notify_one();
+        if certificates.changed().await.is_err() {
+            // Nobody looks at them any longer; what was told stays.
+            return std::future::pending().await;
+        }
+    }
 }
 
 /// Tells a worker the newest catalog, and each one that follows, as the steps from the one it was told before.

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
+use http::uri::Scheme;
 use hyper::server::conn::http1;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -20,15 +21,26 @@ const WANT: Duration = Duration::from_millis(50);
 pub struct Listeners(Vec<JoinHandle<()>>);
 
 impl Listeners {
-    /// Accepts from each of `sockets`, at most `most` connections at once.
-    pub fn accept(worker: &Rc<Worker>, sockets: Vec<OwnedFd>, most: u64) -> io::Result<Self> {
+    /// Accepts from each of `sockets`, of which the last `tls` speak TLS; at most `most` connections at once.
+    pub fn accept(
+        worker: &Rc<Worker>,
+        sockets: Vec<OwnedFd>,
+        tls: usize,
+        most: u64,
+    ) -> io::Result<Self> {
         let protocol = Rc::new(connection::http1());
         let mut listeners = Self(Vec::new());
-        for socket in sockets {
+        let plain = sockets.len().saturating_sub(tls);
+        for (place, socket) in sockets.into_iter().enumerate() {
+            let scheme = if place < plain {
+                Scheme::HTTP
+            } else {
+                Scheme::HTTPS
+            };
             let socket = std::net::TcpListener::from(socket);
             socket.set_nonblocking(true)?;
             let socket = TcpListener::from_std(socket)?;
-            let accepting = accept(worker.clone(), protocol.clone(), socket, most);
+            let accepting = accept(worker.clone(), protocol.clone(), socket, scheme, most);
             listeners.0.push(tokio::task::spawn_local(accepting));
         }
         Ok(listeners)
@@ -43,14 +55,21 @@ impl Drop for Listeners {
     }
 }
 
-async fn accept(worker: Rc<Worker>, protocol: Rc<http1::Builder>, socket: TcpListener, most: u64) {
+async fn accept(
+    worker: Rc<Worker>,
+    protocol: Rc<http1::Builder>,
+    socket: TcpListener,
+    scheme: Scheme,
+    most: u64,
+) {
     loop {
         worker.connections.fewer_than(most).await;
         match socket.accept().await {
             Ok((tcp, peer)) => {
                 // A socket that refuses this is one whose client has gone: the first read will say so.
                 let _ = tcp.set_nodelay(true);
-                let serving = connection::run(worker.clone(), protocol.clone(), tcp, peer);
+                let (worker, protocol) = (worker.clone(), protocol.clone());
+                let serving = connection::run(worker, protocol, tcp, peer, scheme.clone());
                 tokio::task::spawn_local(serving);
             }
             Err(error) if is_the_clients(&error) => {}

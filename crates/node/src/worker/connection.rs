@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::rc::Rc;
 
 use bytes::BytesMut;
+use http::uri::Scheme;
 use http::{Method, Request};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -18,9 +19,10 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::connections::{Admitted, Link};
+use super::proxied::{Introduced, introduced};
 use super::respond;
 use super::serve::{Worker, serve};
-use super::stream::{Screened, Watched};
+use super::stream::{Rewound, Screened};
 
 /// What a client that speaks HTTP/2 says first (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -39,19 +41,55 @@ pub async fn run(
     http1: Rc<http1::Builder>,
     mut tcp: TcpStream,
     peer: SocketAddr,
+    scheme: Scheme,
 ) {
     let Ok(server) = tcp.local_addr() else {
         return;
     };
-    let admitted = worker.connections.admit(peer, server);
-    let spoken = admitted.link().while_live(spoken(&mut tcp)).await;
-    let Some(Ok((protocol, came))) = spoken else {
+    let secure = scheme == Scheme::HTTPS;
+    let mut admitted = worker.connections.admit(peer, server, scheme.clone());
+    if worker.proxied {
+        match admitted.link().while_live(introduced(&mut tcp)).await {
+            Some(Ok(Some(Introduced { peer, server }))) => {
+                let client = worker.connections.admit(peer, server, scheme);
+                client.link().introduced(admitted.link());
+                admitted = client;
+            }
+            Some(Ok(None)) => {}
+            Some(Err(_)) | None => return,
+        }
+    }
+    if !secure {
+        let spoken = admitted.link().while_live(spoken(&mut tcp)).await;
+        let Some(Ok((protocol, came))) = spoken else {
+            return;
+        };
+        admitted.link().read();
+        return match protocol {
+            Protocol::Http1 => over_http1(worker, &http1, tcp, came, admitted).await,
+            Protocol::Http2 => over_http2(worker, tcp, came, admitted).await,
+        };
+    }
+    let accepted = admitted.link().while_live(async {
+        tcp.readable().await?;
+        admitted.link().read();
+        worker.tls.accept(tcp).await
+    });
+    let accepted = accepted.await;
+    // Who could not agree with us was told so by TLS.
+    let Some(Ok(tls)) = accepted else {
         return;
     };
-    admitted.link().read();
-    match protocol {
-        Protocol::Http1 => over_http1(worker, &http1, tcp, came, admitted).await,
-        Protocol::Http2 => over_http2(worker, tcp, came, admitted).await,
+    let (_, session) = tls.get_ref();
+    if let Some(name) = session.server_name() {
+        admitted.link().ends.named(name);
+    }
+    let multiplexed = session.alpn_protocol() == Some(b"h2");
+    let came = BytesMut::new();
+    if multiplexed {
+        over_http2(worker, tls, came, admitted).await;
+    } else {
+        over_http1(worker, &http1, tls, came, admitted).await;
     }
 }
 
@@ -131,35 +169,47 @@ async fn over_http2(
 ) {
     let link = admitted.link().clone();
     link.multiplex();
-    let watched = Watched::new(io, came, link.clone());
+    let io = Rewound::new(io, came);
     let streams = Streams::default();
     let begun = streams.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let to_head = request.method() == Method::HEAD;
-        let stream = admitted.link().stream();
-        let reply = serve(worker.clone(), stream.link().clone(), request);
-        begun.0.set(Some(stream));
-        async move { Ok::<_, Infallible>(respond::over_http2(reply.await, to_head)) }
+        let connection = admitted.link();
+        let reply = (!connection.takes_no_more()).then(|| {
+            let stream = Rc::new(connection.stream());
+            begun.0.set(Some(stream.clone()));
+            (
+                serve(worker.clone(), stream.link().clone(), request),
+                stream,
+            )
+        });
+        async move {
+            // RFC 9113 §8.7: it may be asked again elsewhere.
+            let (reply, stream) = reply.ok_or(h2::Error::from(h2::Reason::REFUSED_STREAM))?;
+            Ok::<_, h2::Error>(respond::over_http2(reply.await, to_head, stream))
+        }
     });
-    let connection = pin!(http2(streams).serve_connection(watched, service));
+    let connection = pin!(http2(streams).serve_connection(io, service));
     link.drive(connection, http2::Connection::graceful_shutdown)
         .await;
 }
 
 /// Runs each request of one connection in a task of its own: hyper makes its reply and hands it here at once.
 #[derive(Clone, Default)]
-struct Streams(Rc<Cell<Option<Admitted>>>);
+struct Streams(Rc<Cell<Option<Rc<Admitted>>>>);
 
 impl<F: Future<Output = ()> + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
         let Some(admitted) = self.0.take() else {
-            // Nothing else is handed here: a CONNECT, whose tunnel would be, is refused.
+            // One that is refused.
+            tokio::task::spawn_local(stream);
             return;
         };
         tokio::task::spawn_local(async move {
             let link: Rc<Link> = admitted.link().clone();
             // If it is dropped before its end, the client is told so.
             link.drive(pin!(stream), |_| {}).await;
+            link.write_out();
             drop(admitted);
         });
     }

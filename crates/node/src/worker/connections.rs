@@ -3,18 +3,24 @@
 //! Deadlines are kept in whole seconds by one sweep over all connections: a timer for each request would cost more
 //! than the gate and the router together.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use bytes::{Buf, Bytes};
+use http::uri::Scheme;
 use model::pipe::Ending;
 use model::{Millis, limits};
 use tokio::sync::Notify;
 
 use super::forward::Client;
+
+/// Bytes of replies that wait to leave over HTTP/2, of one worker; beyond, those of one connection.
+const ALL_WAITING: usize = limits::HTTP2_WAITING.default.as_usize();
+const WAITING: usize = limits::HTTP2_STREAM_WINDOW.default.as_usize();
 
 /// Every connection of this worker, and its clock of seconds.
 #[derive(Default)]
@@ -25,6 +31,10 @@ pub struct Connections {
     count: Cell<u64>,
     /// Set once the worker drains.
     ending: Cell<Option<Ending>>,
+    /// Set once no connection of a draining worker is to take another request.
+    settled: Cell<bool>,
+    /// Bytes of replies that wait to leave over HTTP/2.
+    waiting: Cell<usize>,
     /// One has ended.
     ended: Notify,
 }
@@ -34,6 +44,19 @@ pub struct Ends {
     pub peer: SocketAddr,
     pub server: SocketAddr,
     pub client: Client,
+    /// The host that the client named as it began to speak TLS (RFC 6066 §3), if it did.
+    server_name: OnceCell<String>,
+}
+
+impl Ends {
+    pub fn server_name(&self) -> Option<&str> {
+        self.server_name.get().map(String::as_str)
+    }
+
+    /// Said once at most, by TLS.
+    pub fn named(&self, server_name: &str) {
+        let _ = self.server_name.set(server_name.to_ascii_lowercase());
+    }
 }
 
 /// What a connection and its requests know of each other. Over HTTP/1.1 a connection has one request at a time, and they
@@ -46,8 +69,14 @@ pub struct Link {
     connection: Option<Rc<Link>>,
     /// Whether this connection speaks HTTP/2.
     multiplexed: Cell<bool>,
-    /// Requests in flight over HTTP/2.
+    /// Requests in flight over HTTP/2, until the last bytes of their replies have left.
     streams: Cell<u32>,
+    /// Bytes of their replies that wait to leave.
+    waiting: Cell<usize>,
+    /// Who writes on when fewer wait.
+    writers: RefCell<Vec<Waker>>,
+    /// Whether nobody attends to this request over HTTP/2 any more: all of its reply waits to leave.
+    written_out: Cell<bool>,
     /// How many of those ended before their replies did, in which second.
     cancelled: Cell<(u32, u64)>,
     phase: Cell<Phase>,
@@ -100,14 +129,19 @@ impl Connections {
         self.second.set(now);
         let leaving = self.ending.get() == Some(Ending::Leave);
         self.each(|link| {
+            link.wake_writers();
             let head_wait = if leaving && (link.multiplexed.get() || !link.begun.get()) {
                 limits::LEAVE_WAIT
             } else {
                 limits::HEAD_WAIT
             };
             let (phase, since, written) = (link.phase.get(), link.since.get(), link.written.get());
-            if is_overdue(phase, since, written, now, head_wait.default) {
-                link.tell(Verdict::End);
+            if !is_overdue(phase, since, written, now, head_wait.default) {
+                return;
+            }
+            match &link.connection {
+                Some(connection) if link.written_out.get() => connection.tell(Verdict::End),
+                _ => link.tell(Verdict::End),
             }
         });
     }
@@ -124,8 +158,10 @@ impl Connections {
         });
     }
 
-    /// Replies that have begun are the last of their connections, though they could not say so.
+    /// Replies that have begun are the last of their connections, though they could not say so. Over HTTP/2, whoever has
+    /// not heard yet that there is no more to ask is refused.
     pub fn settle(&self) {
+        self.settled.set(true);
         self.each_connection(|link| {
             if link.answering.get() {
                 link.tell(Verdict::Finish);
@@ -136,7 +172,11 @@ impl Connections {
     /// Whether no connection takes another request.
     pub fn are_settled(&self) -> bool {
         let all = Cell::new(true);
-        self.each_connection(|link| all.set(all.get() && link.verdict.get() != Verdict::Live));
+        self.each_connection(|link| {
+            // A client may ask until it has heard that it is not to.
+            let hears = !link.multiplexed.get() || self.settled.get();
+            all.set(all.get() && hears && link.verdict.get() != Verdict::Live);
+        });
         all.get()
     }
 
@@ -162,13 +202,19 @@ impl Connections {
     }
 
     /// A connection has come.
-    pub fn admit(self: &Rc<Self>, peer: SocketAddr, server: SocketAddr) -> Admitted {
+    pub fn admit(
+        self: &Rc<Self>,
+        peer: SocketAddr,
+        server: SocketAddr,
+        scheme: Scheme,
+    ) -> Admitted {
         self.count.set(self.count.get() + 1);
-        let client = Client::new(peer.ip());
+        let client = Client::new(peer.ip(), scheme);
         let ends = Ends {
             peer,
             server,
             client,
+            server_name: OnceCell::new(),
         };
         self.place(Rc::new(ends), None)
     }
@@ -186,6 +232,9 @@ impl Connections {
             connection,
             multiplexed: Cell::new(false),
             streams: Cell::new(0),
+            waiting: Cell::new(0),
+            writers: RefCell::new(Vec::new()),
+            written_out: Cell::new(false),
             cancelled: Cell::new((0, 0)),
             phase: Cell::new(Phase::Head),
             since: Cell::new(self.second()),
@@ -234,6 +283,67 @@ impl Link {
         self.multiplexed.set(true);
         if self.connections.ending.get().is_some() {
             self.tell(Verdict::Finish);
+        }
+    }
+
+    /// Whether a request over this HTTP/2 connection comes too late.
+    pub fn takes_no_more(&self) -> bool {
+        self.connections.settled.get()
+    }
+
+    /// The same client again, under the name that a proxy has for it: what it was waited for counts on.
+    pub fn introduced(&self, before: &Link) {
+        self.since.set(before.since.get());
+    }
+
+    /// Nobody attends to this request over HTTP/2 any more.
+    pub fn write_out(&self) {
+        self.written_out.set(true);
+    }
+
+    /// So many bytes of a reply over HTTP/2 wait to leave.
+    fn wait(&self, bytes: usize) {
+        if let Some(connection) = &self.connection {
+            let all = &connection.connections.waiting;
+            all.set(all.get() + bytes);
+            connection.waiting.set(connection.waiting.get() + bytes);
+        }
+    }
+
+    /// So many have left, or will not.
+    fn left(&self, bytes: usize) {
+        self.wrote();
+        if let Some(connection) = &self.connection {
+            let all = &connection.connections.waiting;
+            all.set(all.get() - bytes);
+            connection.waiting.set(connection.waiting.get() - bytes);
+            connection.wake_writers();
+        }
+    }
+
+    /// Whether replies over this HTTP/2 connection may be written on: streams whose client stands still hold up no other
+    /// of it, unless that is much in the whole worker.
+    fn has_room(&self) -> bool {
+        self.waiting.get() < WAITING || self.connections.waiting.get() < ALL_WAITING
+    }
+
+    fn wake_writers(&self) {
+        if !self.writers.borrow().is_empty() && self.has_room() {
+            self.writers.take().into_iter().for_each(Waker::wake);
+        }
+    }
+
+    /// Ready when replies over this HTTP/2 connection may be written on.
+    pub fn poll_room(&self, context: &mut Context<'_>) -> Poll<()> {
+        match &self.connection {
+            Some(connection) if !connection.has_room() => {
+                let mut writers = connection.writers.borrow_mut();
+                if !writers.iter().any(|other| other.will_wake(context.waker())) {
+                    writers.push(context.waker().clone());
+                }
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
         }
     }
 
@@ -297,7 +407,11 @@ impl Link {
     /// The reply is over, to its end or not; what is left of it is in the connection's buffer.
     pub fn replied(&self, whole: bool) {
         self.whole.set(whole);
-        self.enter(Phase::Head);
+        // Over HTTP/2 it is over for this link when all of it has left.
+        self.enter(match self.connection {
+            Some(_) => Phase::Taking,
+            None => Phase::Head,
+        });
         self.begun.set(false);
         self.answering.set(false);
     }
@@ -313,6 +427,9 @@ impl Link {
     }
 
     fn tell(&self, verdict: Verdict) {
+        if self.verdict.get() == Verdict::End {
+            return;
+        }
         self.verdict.set(verdict);
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
@@ -363,6 +480,47 @@ impl Link {
     }
 }
 
+/// A piece of a reply, which knows over HTTP/2 when it has left: hyper holds it until then.
+pub struct Piece {
+    bytes: Bytes,
+    /// None over HTTP/1.1, where whatever is written is noted.
+    stream: Option<Rc<Admitted>>,
+}
+
+impl Piece {
+    pub fn new(bytes: Bytes, stream: Option<Rc<Admitted>>) -> Self {
+        if let Some(stream) = &stream {
+            stream.0.wait(bytes.len());
+        }
+        Self { bytes, stream }
+    }
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+        if let Some(stream) = &self.stream {
+            stream.0.left(count);
+        }
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        if let Some(stream) = &self.stream {
+            stream.0.left(self.bytes.len());
+        }
+    }
+}
+
 /// Whether the client has kept a connection waiting for too long.
 fn is_overdue(phase: Phase, since: u32, written: u32, now: u32, head_wait: Millis) -> bool {
     let waited = |limit: Millis| {
@@ -404,15 +562,19 @@ mod tests {
     fn places_are_given_back() {
         let connections = Rc::new(Connections::default());
         let address: SocketAddr = "127.0.0.1:1".parse().unwrap();
-        let first = connections.admit(address, address);
-        let second = connections.admit(address, address);
+        let first = connections.admit(address, address, Scheme::HTTP);
+        let second = connections.admit(address, address, Scheme::HTTP);
         drop(first);
-        let third = connections.admit(address, address);
+        let third = connections.admit(address, address, Scheme::HTTP);
         assert_eq!((third.0.place, connections.count()), (0, 2));
         connections.drain(Ending::Close);
         assert_eq!(second.0.verdict.get(), Verdict::Finish);
         assert_eq!(
-            connections.admit(address, address).0.verdict.get(),
+            connections
+                .admit(address, address, Scheme::HTTP)
+                .0
+                .verdict
+                .get(),
             Verdict::Finish
         );
         assert_eq!(connections.links.borrow().len(), 3);
@@ -422,7 +584,7 @@ mod tests {
     fn requests_over_one_connection_are_watched_apart() {
         let connections = Rc::new(Connections::default());
         let address: SocketAddr = "127.0.0.1:1".parse().unwrap();
-        let connection = connections.admit(address, address);
+        let connection = connections.admit(address, address, Scheme::HTTP);
         connection.0.multiplex();
         let (slow, quick) = (connection.0.stream(), connection.0.stream());
         for stream in [&slow, &quick] {
@@ -439,16 +601,59 @@ mod tests {
         assert_eq!(verdicts(), [Live, End, Live]);
         connections.drain(Ending::Leave);
         assert_eq!(verdicts(), [Finish, End, Live]);
-        assert!(connections.are_settled());
+        assert!(!connections.are_settled());
+        connections.settle();
+        assert!(connections.are_settled() && connection.0.takes_no_more());
         drop((slow, quick));
         assert_eq!(connection.0.phase.get(), Phase::Head);
+    }
+
+    #[test]
+    fn a_reply_is_over_when_its_last_piece_has_left() {
+        let connections = Rc::new(Connections::default());
+        let address: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let connection = connections.admit(address, address, Scheme::HTTP);
+        connection.0.multiplex();
+        let stream = Rc::new(connection.0.stream());
+        let context = &mut Context::from_waker(Waker::noop());
+        assert!(stream.0.poll_room(context).is_ready());
+        let bytes = Bytes::from(vec![0; WAITING]);
+        let mut piece = Piece::new(bytes, Some(stream.clone()));
+        assert!(stream.0.poll_room(context).is_ready());
+        let other = connections.admit(address, address, Scheme::HTTP);
+        let much = Rc::new(other.0.stream());
+        let bytes = Bytes::from(vec![0; ALL_WAITING - WAITING]);
+        let much = Piece::new(bytes, Some(much));
+        assert!(stream.0.poll_room(context).is_pending());
+        drop(much);
+        assert!(stream.0.poll_room(context).is_ready());
+        stream.0.replied(true);
+        stream.0.write_out();
+        drop(stream);
+        let wait = limits::BODY_WAIT.default.0 / 1000;
+        for _ in 0..3 * wait {
+            piece.advance(1);
+            connections.tick();
+        }
+        // Slow, but not still.
+        assert_eq!(connection.0.verdict.get(), Verdict::Live);
+        assert_eq!(connection.0.phase.get(), Phase::Guest);
+        for _ in 0..=wait {
+            connections.tick();
+        }
+        assert_eq!(connection.0.verdict.get(), Verdict::End);
+        drop(piece);
+        assert_eq!(
+            (connection.0.waiting.get(), connection.0.streams.get()),
+            (0, 0)
+        );
     }
 
     #[test]
     fn who_cancels_without_end_is_not_served_on() {
         let connections = Rc::new(Connections::default());
         let address: SocketAddr = "127.0.0.1:1".parse().unwrap();
-        let connection = connections.admit(address, address);
+        let connection = connections.admit(address, address, Scheme::HTTP);
         connection.0.multiplex();
         let most = limits::HTTP2_CANCELLED.default;
         for number in 0..3 * most {
@@ -456,7 +661,7 @@ mod tests {
             stream.0.replied(number % 3 == 0);
         }
         assert_eq!(connection.0.verdict.get(), Verdict::End);
-        let other = connections.admit(address, address);
+        let other = connections.admit(address, address, Scheme::HTTP);
         for _ in 0..3 {
             for _ in 0..most {
                 drop(other.0.stream());
@@ -470,7 +675,8 @@ mod tests {
     fn a_worker_that_leaves_serves_each_connection_once_more_and_waits_for_none_that_is_idle() {
         let connections = Rc::new(Connections::default());
         let address: SocketAddr = "127.0.0.1:1".parse().unwrap();
-        let [idle, asking, served, taking] = [(); 4].map(|()| connections.admit(address, address));
+        let [idle, asking, served, taking] =
+            [(); 4].map(|()| connections.admit(address, address, Scheme::HTTP));
         asking.0.read();
         served.0.serving();
         taking.0.serving();

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 use http::header::{FORWARDED, HeaderName, HeaderValue};
+use http::uri::Scheme;
 
 use super::gate::Forwarded;
 
@@ -13,10 +14,9 @@ const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-const HTTP: HeaderValue = HeaderValue::from_static("http");
-
 /// One client, as the headers of its requests name it.
 pub struct Client {
+    scheme: Scheme,
     /// The address as text, shared with the log lines of its requests.
     pub text: Arc<str>,
     address: HeaderValue,
@@ -25,10 +25,11 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(address: IpAddr) -> Self {
+    pub fn new(address: IpAddr, scheme: Scheme) -> Self {
         // A dual-stack socket shows `1.2.3.4` as `::ffff:1.2.3.4`.
         let text = address.to_canonical().to_string();
         Self {
+            scheme,
             address: value(&text),
             text: text.into(),
             last: RefCell::new(None),
@@ -47,9 +48,9 @@ impl Client {
                 headers.reserve(4);
                 headers.insert(FORWARDED, self.forwarded(authority));
                 headers.insert(FOR, self.address.clone());
-                headers.insert(PROTO, HTTP);
+                headers.insert(PROTO, HeaderValue::from_static(self.scheme()));
                 headers.insert(HOST, authority.clone());
-                "http"
+                self.scheme()
             }
             Forwarded::Believed => self.sign_after(headers, authority),
         }
@@ -67,10 +68,19 @@ impl Client {
         headers.entry(HOST).or_insert_with(|| authority.clone());
         let scheme = match headers.get(PROTO).map(HeaderValue::as_bytes) {
             Some(b"https") => "https",
-            _ => "http",
+            Some(_) => "http",
+            None => self.scheme(),
         };
         headers.insert(PROTO, HeaderValue::from_static(scheme));
         scheme
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.scheme == Scheme::HTTPS {
+            "https"
+        } else {
+            "http"
+        }
     }
 
     fn forwarded(&self, authority: &HeaderValue) -> HeaderValue {
@@ -81,11 +91,12 @@ impl Client {
                 let host = authority
                     .to_str()
                     .expect("the gate lets only ASCII through");
-                let by = if self.text.contains(':') {
-                    format!("for=\"[{}]\";host=\"{host}\";proto=http", self.text)
+                let client = if self.text.contains(':') {
+                    format!("\"[{}]\"", self.text)
                 } else {
-                    format!("for={};host=\"{host}\";proto=http", self.text)
+                    self.text.to_string()
                 };
+                let by = format!("for={client};host=\"{host}\";proto={}", self.scheme());
                 let header = value(&by);
                 *last = Some((authority.clone(), header.clone()));
                 header
@@ -114,7 +125,7 @@ mod tests {
     use super::*;
 
     fn check(client: &str, believed: Forwarded, before: &[(HeaderName, &str)], after: [&str; 5]) {
-        let client = Client::new(client.parse().unwrap());
+        let client = Client::new(client.parse().unwrap(), Scheme::HTTP);
         for _ in 0..2 {
             let mut headers = HeaderMap::new();
             for (name, text) in before {

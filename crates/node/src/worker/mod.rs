@@ -9,6 +9,7 @@ mod gate;
 mod line;
 mod lru;
 mod outbox;
+mod proxied;
 mod quarantine;
 mod report;
 mod request_id;
@@ -22,6 +23,7 @@ mod table;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod upload;
 
 use std::io;
@@ -31,7 +33,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use model::pipe::{Ending, ToSupervisor, ToWorker, WorkerSettings};
+use model::pipe::{Certificate, Ending, ToSupervisor, ToWorker, WorkerSettings};
 use model::{Change, Generation, Millis, limits};
 use runtime::{Code, Engine, EngineError, Pool, PoolSettings};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
@@ -47,6 +49,7 @@ use request_id::RequestIds;
 use residents::Residents;
 use serve::Worker;
 use table::{App, Table};
+use tls::Tls;
 
 /// Changes made to the table before others get a turn.
 const CHANGES_AT_ONCE: usize = 64;
@@ -69,6 +72,8 @@ enum WorkerError {
     StartedTwice,
     #[error(transparent)]
     Engine(#[from] EngineError),
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
     #[error("while {doing}: {error}")]
     Io {
         doing: &'static str,
@@ -125,8 +130,10 @@ async fn live(control: OwnedFd) -> Result<(), WorkerError> {
         next: None,
         changed: 0,
         sockets,
+        tls: settings.tls as usize,
         most: settings.connections,
         listeners: None,
+        certificates: Vec::new(),
     };
     tokio::select! {
         heard = control.listen(reader, outbox) => heard,
@@ -164,6 +171,8 @@ fn begin(settings: &WorkerSettings, outbox: Outbox) -> Result<Worker, WorkerErro
         },
         table: Default::default(),
         default_host: settings.default_host.clone(),
+        proxied: settings.proxy_protocol,
+        tls: Tls::new()?,
         residents: Residents::new(settings.resident),
         connections: Default::default(),
         report: Default::default(),
@@ -181,8 +190,12 @@ struct Control {
     changed: usize,
     /// The listening sockets, until the first table is whole.
     sockets: Vec<OwnedFd>,
+    /// How many of them speak TLS: the last ones.
+    tls: usize,
     most: u64,
     listeners: Option<Listeners>,
+    /// Those that have come of the newest certificates.
+    certificates: Vec<Certificate>,
 }
 
 impl Control {
@@ -200,6 +213,7 @@ impl Control {
             };
             match message {
                 ToWorker::Start(_) => return Err(WorkerError::StartedTwice),
+                ToWorker::Certificate { certificate, last } => self.certify(certificate, last),
                 ToWorker::Apply {
                     generation,
                     changes,
@@ -231,6 +245,17 @@ impl Control {
                     tokio::task::spawn_local(drain(self.worker.clone(), grace, ending));
                 }
             }
+        }
+    }
+
+    fn certify(&mut self, certificate: Certificate, last: bool) {
+        self.certificates.push(certificate);
+        if !last {
+            return;
+        }
+        let certificates = std::mem::take(&mut self.certificates);
+        if let Err(error) = self.worker.tls.serve(&certificates) {
+            eprintln!("the new certificates cannot be used, those before serve on: {error}");
         }
     }
 
@@ -266,7 +291,7 @@ impl Control {
         }
         if self.listeners.is_none() && !self.sockets.is_empty() {
             let sockets = std::mem::take(&mut self.sockets);
-            let listeners = Listeners::accept(&self.worker, sockets, self.most);
+            let listeners = Listeners::accept(&self.worker, sockets, self.tls, self.most);
             self.listeners = Some(listeners.map_err(doing("listening"))?);
         }
         worker.outbox.put(ToSupervisor::Applied { generation });

@@ -14,7 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use model::Outcome;
 use runtime::{ReplyBody, Truncated};
 
-use super::connections::Link;
+use super::connections::{Admitted, Link, Piece};
 use super::exchange::Exchange;
 use super::request_id::RequestId;
 
@@ -25,6 +25,8 @@ const ERROR: HeaderName = HeaderName::from_static("midge-error");
 pub struct Reply {
     content: Content,
     link: Rc<Link>,
+    /// Over HTTP/2, what its pieces keep until they have left.
+    stream: Option<Rc<Admitted>>,
     exchange: Option<Arc<Exchange>>,
     bytes: u64,
 }
@@ -63,6 +65,7 @@ pub fn pass(
             cut: None,
         },
         link,
+        stream: None,
         exchange: Some(exchange),
         bytes: 0,
     };
@@ -84,6 +87,7 @@ pub fn refuse(
     let reply = Reply {
         content: Content::Line(Some(line(outcome))),
         link,
+        stream: None,
         exchange,
         bytes: 0,
     };
@@ -105,7 +109,12 @@ pub fn refuse(
 }
 
 /// The reply over HTTP/2, where hyper must be told that one has no body: to a HEAD, or of a status that has none.
-pub fn over_http2(mut response: Response<Reply>, to_head: bool) -> Response<Reply> {
+pub fn over_http2(
+    mut response: Response<Reply>,
+    to_head: bool,
+    stream: Rc<Admitted>,
+) -> Response<Reply> {
+    response.body_mut().stream = Some(stream);
     let bodiless = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED];
     if !to_head && !bodiless.contains(&response.status()) {
         return response;
@@ -170,6 +179,7 @@ fn ends_connection(outcome: Outcome) -> bool {
         | Outcome::ClientGone => true,
         Outcome::Ok
         | Outcome::NotFound
+        | Outcome::Misdirected
         | Outcome::Trap
         | Outcome::NoResponse
         | Outcome::BadResponse
@@ -190,6 +200,7 @@ fn line(outcome: Outcome) -> &'static str {
         Outcome::BadRequest => "the request breaks a rule of HTTP\n",
         Outcome::NotFound => "nothing answers at this address\n",
         Outcome::RequestTimeout => "the request took too long to arrive\n",
+        Outcome::Misdirected => "this connection is for another host\n",
         Outcome::TargetTooLong => "the address is too long\n",
         Outcome::ExpectationFailed => "the only expectation known here is `100-continue`\n",
         Outcome::HeadersTooLarge => "the request's headers are too large\n",
@@ -250,23 +261,25 @@ fn id_value(id: &RequestId) -> HeaderValue {
 }
 
 impl Body for Reply {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = Truncated;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Truncated>>> {
+    ) -> Poll<Option<Result<Frame<Piece>, Truncated>>> {
         let this = &mut *self;
+        let stream = &this.stream;
         match &mut this.content {
-            Content::Line(line) => Poll::Ready(
-                line.take()
-                    .map(|line| Ok(Frame::data(Bytes::from_static(line.as_bytes())))),
-            ),
+            Content::Line(line) => Poll::Ready(line.take().map(|line| {
+                let bytes = Bytes::from_static(line.as_bytes());
+                Ok(Frame::data(Piece::new(bytes, stream.clone())))
+            })),
             Content::Guest { body, cut, .. } => {
                 if let Some(truncated) = cut.take() {
                     return Poll::Ready(Some(Err(truncated)));
                 }
+                ready!(this.link.poll_room(context));
                 this.link.wants_body();
                 let frame = ready!(Pin::new(body).poll_frame(context));
                 match &frame {
@@ -286,7 +299,8 @@ impl Body for Reply {
                     }
                     None => {}
                 }
-                Poll::Ready(frame)
+                let piece = |bytes| Piece::new(bytes, stream.clone());
+                Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(piece))))
             }
         }
     }

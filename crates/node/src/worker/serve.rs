@@ -22,6 +22,7 @@ use super::request_id::RequestIds;
 use super::residents::Residents;
 use super::respond::{Reply, pass, refuse, refuse_quarantined};
 use super::table::{Table, canonical_host};
+use super::tls::Tls;
 use super::upload;
 
 /// What every request of this worker shares.
@@ -32,6 +33,9 @@ pub struct Worker {
     pub table: RefCell<Table>,
     /// Whose apps answer requests for hosts that no app has.
     pub default_host: Option<Host>,
+    /// Whether a proxy introduces every client.
+    pub proxied: bool,
+    pub tls: Tls,
     pub residents: Residents<Code>,
     pub connections: Rc<Connections>,
     pub report: Arc<Report>,
@@ -54,6 +58,9 @@ pub async fn serve(
     let admitted = gate::admit(&mut parts, worker.forwarded);
     let found = admitted.and_then(|authority| {
         let host = canonical_host(text(&authority));
+        if link.ends.server_name().is_some_and(|name| name != host) {
+            return Err(Outcome::Misdirected);
+        }
         let (table, path) = (worker.table.borrow(), parts.uri.path());
         let app = match (table.find(&host, path), &worker.default_host) {
             // A host that an app has is its tenant's, whatever the path.

@@ -1,5 +1,5 @@
 //! A client's stream of bytes as hyper sees it. Over HTTP/1.1 it is screened on the way in, and hyper's own refusals are
-//! put in our words on the way out; over both, what comes and goes is noted.
+//! put in our words on the way out.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -220,23 +220,22 @@ impl<T: AsyncWrite + Unpin> Write for Screened<T> {
     }
 }
 
-/// What a client sends and takes over HTTP/2.
-pub struct Watched<T> {
+/// What a client sends and takes over HTTP/2, where the replies' own pieces know what it has taken.
+pub struct Rewound<T> {
     io: TokioIo<T>,
     /// What was read before, as far as it was not handed on.
     came: BytesMut,
-    link: Rc<Link>,
 }
 
-impl<T> Watched<T> {
+impl<T> Rewound<T> {
     /// `came` was read from `io` already.
-    pub fn new(io: T, came: BytesMut, link: Rc<Link>) -> Self {
+    pub fn new(io: T, came: BytesMut) -> Self {
         let io = TokioIo::new(io);
-        Self { io, came, link }
+        Self { io, came }
     }
 }
 
-impl<T: AsyncRead + Unpin> Read for Watched<T> {
+impl<T: AsyncRead + Unpin> Read for Rewound<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -251,15 +250,13 @@ impl<T: AsyncRead + Unpin> Read for Watched<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> Write for Watched<T> {
+impl<T: AsyncWrite + Unpin> Write for Rewound<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write(context, bytes);
-        note(&self.link, &written);
-        written
+        Pin::new(&mut self.io).poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -267,9 +264,7 @@ impl<T: AsyncWrite + Unpin> Write for Watched<T> {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.io).poll_write_vectored(context, slices);
-        note(&self.link, &written);
-        written
+        Pin::new(&mut self.io).poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {

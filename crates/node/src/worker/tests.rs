@@ -46,6 +46,8 @@ impl Supervised {
             connections: 100,
             trust_forwarded: false,
             default_host: None,
+            proxy_protocol: false,
+            tls: 0,
         };
         let start = ToWorker::Start(settings);
         writer.send(&start, &[socket.as_fd()]).await.unwrap();

@@ -1,9 +1,12 @@
 //! Small uploads that take a compiler long, or much memory: each deploys or is refused by name, and meanwhile a
 //! neighbour deploys and is served.
 
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tests::{bare, guest, variant};
+use model::limits;
+use tests::{bare, cpu_seconds, descendants, guest, variant};
 
 use crate::siege::{Siege, component};
 
@@ -107,15 +110,59 @@ fn what_takes_a_compiler_long_is_compiled_within_its_limits_or_not_at_all() {
     ]);
 }
 
+/// What a compile child took at the most, as far as was seen.
+#[derive(Default)]
+struct Taken {
+    cpu_seconds: f64,
+    resident: u64,
+}
+
+/// Looks at the compile children of a platform until told to stop.
+fn watch(platform: u32, stop: &AtomicBool) -> Taken {
+    let mut most = Taken::default();
+    while !stop.load(Ordering::Relaxed) {
+        for child in descendants(platform) {
+            let command = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
+            if command
+                .split(|byte| *byte == 0)
+                .any(|word| word == b"compile-child")
+            {
+                most.cpu_seconds = most.cpu_seconds.max(cpu_seconds(child));
+                most.resident = most.resident.max(most_resident(child));
+            }
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    most
+}
+
+/// The most memory that a process has had resident, in bytes.
+fn most_resident(id: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.unwrap_or(0) << 10
+}
+
+/// The CPU time that a compile of so large an upload may take, in seconds.
+fn allowed(upload: usize) -> f64 {
+    let mib = upload.div_ceil(1 << 20) as u64;
+    let grown = limits::COMPILE_CPU.default.0 + mib * limits::COMPILE_CPU_PER_MIB.default.0;
+    grown.min(limits::COMPILE_CPU_MOST.default.0) as f64 / 1e3
+}
+
 /// Throws one bomb after the other while a neighbour deploys another version each time.
 fn throw(bombs: &[Bomb]) {
     let siege = Siege::begin();
     let hello = guest("hello");
     let neighbour = siege.platform.api.new_tenant("next-door");
     let mut slowest = Duration::ZERO;
+    let mut most = Taken::default();
     for (turn, (name, bomb, expected)) in bombs.iter().enumerate() {
+        let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let siege = &siege;
+            let watched = scope.spawn(|| watch(siege.platform.id(), &stop));
             let thrown = scope.spawn(move || siege.deploys_or_is_refused(name, bomb));
             let version = variant(&hello, turn as u32);
             let began = Instant::now();
@@ -129,6 +176,20 @@ fn throw(bombs: &[Bomb]) {
             let reply = siege.platform.get("neighbour.next-door", "/").is(200);
             assert_eq!(reply.text(), "Hello, Midge!\n");
             let came = thrown.join().unwrap();
+            stop.store(true, Ordering::Relaxed);
+            let taken = watched.join().unwrap();
+            assert!(
+                taken.cpu_seconds <= allowed(bomb.len()) + 1.0,
+                "`{name}` took {} s of CPU time",
+                taken.cpu_seconds
+            );
+            assert!(
+                taken.resident < limits::COMPILE_MEMORY.default.bytes(),
+                "`{name}` took {} bytes",
+                taken.resident
+            );
+            most.cpu_seconds = most.cpu_seconds.max(taken.cpu_seconds);
+            most.resident = most.resident.max(taken.resident);
             let mut allowed = expected.split(" or ");
             assert!(
                 allowed.any(|one| one == came),
@@ -138,9 +199,11 @@ fn throw(bombs: &[Bomb]) {
     }
     siege.end();
     println!(
-        "compile bombs: {} thrown; the slowest of a neighbour's deployments took {} ms",
+        "compile bombs: {} thrown; the slowest of a neighbour's deployments took {} ms; a compile took {:.1} s of CPU time and {} MiB at the most",
         bombs.len(),
-        slowest.as_millis()
+        slowest.as_millis(),
+        most.cpu_seconds,
+        most.resident >> 20
     );
 }
 

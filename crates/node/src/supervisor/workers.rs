@@ -181,6 +181,15 @@ struct Word {
     descriptor: Option<OwnedFd>,
 }
 
+impl From<ToWorker> for Word {
+    fn from(message: ToWorker) -> Self {
+        Self {
+            message,
+            descriptor: None,
+        }
+    }
+}
+
 /// Speaks with a worker until either ends it.
 async fn converse(slot: &mut Slot, node: &Node, reader: Reader, writer: Writer) -> End {
     let number = slot.settings.slot as usize;
@@ -311,13 +320,7 @@ async fn tell_certificates(
                 certificate,
                 last: rest.peek().is_none(),
             };
-            let descriptor = None;
-            let _ = say
-                .send(Word {
-                    message,
-                    descriptor,
-                })
-                .await;
+            let _ = say.send(message.into()).await;
         }
         told.notify_one();
         if certificates.changed().await.is_err() {
@@ -344,13 +347,7 @@ async fn tell_catalogs(
                 changes,
                 complete: chunks.peek().is_none(),
             };
-            let descriptor = None;
-            let _ = say
-                .send(Word {
-                    message,
-                    descriptor,
-                })
-                .await;
+            let _ = say.send(message.into()).await;
         }
         told = catalog;
         if catalogs.changed().await.is_err() {
@@ -386,10 +383,7 @@ async fn watch_over(
             silent_for += PING_EVERY;
         }
         // If the queue is full, there is enough to answer to.
-        let _ = say.try_send(Word {
-            message: ToWorker::Ping(number),
-            descriptor: None,
-        });
+        let _ = say.try_send(ToWorker::Ping(number).into());
     }
     End::Silent
 }
@@ -407,12 +401,7 @@ async fn drain(
         };
         // A socket that anyone holds goes on taking connections that nobody would accept.
         listeners.clear();
-        let _ = say
-            .send(Word {
-                message: ToWorker::Drain { grace, ending },
-                descriptor: None,
-            })
-            .await;
+        let _ = say.send(ToWorker::Drain { grace, ending }.into()).await;
         tokio::select! {
             () = sleep(grace.duration() + AFTER_GRACE) => return End::NotDrained,
             Ok(()) = stopping.changed() => {}

@@ -82,39 +82,43 @@ fn check_size(headers: &HeaderMap) -> Result<(), Outcome> {
 
 /// What the screen checks of HTTP/1.1: one length, in digits. h2 takes an empty one for nought.
 fn check_length(headers: &HeaderMap) -> Result<(), Outcome> {
-    let mut lengths = headers.get_all(CONTENT_LENGTH).into_iter();
-    match (lengths.next(), lengths.next()) {
-        (None, _) => Ok(()),
-        (Some(length), None)
-            if !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit) =>
-        {
-            Ok(())
-        }
+    match only(headers, &CONTENT_LENGTH)? {
+        Some(length) if !is_length(length.as_bytes()) => Err(Outcome::BadRequest),
+        _ => Ok(()),
+    }
+}
+
+/// Whether this is a `content-length`: one digit fewer than the largest number that fits.
+pub fn is_length(text: &[u8]) -> bool {
+    (1..=19).contains(&text.len()) && text.iter().all(u8::is_ascii_digit)
+}
+
+/// The one header of this name, if there is any.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, Outcome> {
+    let mut found = headers.get_all(name).into_iter();
+    match (found.next(), found.next()) {
+        (only, None) => Ok(only),
         _ => Err(Outcome::BadRequest),
     }
 }
 
 /// RFC 9113 §8.2.3: a `cookie` header may come in pieces, and must be one again for who does not speak HTTP/2.
 fn join_cookies(headers: &mut HeaderMap) {
-    let mut crumbs = headers.get_all(COOKIE).into_iter();
-    let (Some(first), Some(_)) = (crumbs.next(), crumbs.next()) else {
+    let crumbs = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+    let crumbs: Vec<_> = crumbs.collect();
+    if crumbs.len() < 2 {
         return;
-    };
-    let mut whole = first.as_bytes().to_vec();
-    for crumb in headers.get_all(COOKIE).into_iter().skip(1) {
-        whole.extend_from_slice(b"; ");
-        whole.extend_from_slice(crumb.as_bytes());
     }
+    let whole = crumbs.join(&b"; "[..]);
     let whole = HeaderValue::from_bytes(&whole).expect("header values joined by `; ` are one");
     headers.insert(COOKIE, whole);
 }
 
 /// The one `host` header; only HTTP/1.0 and HTTP/2 may do without.
 fn host(parts: &Parts) -> Result<Option<HeaderValue>, Outcome> {
-    let mut hosts = parts.headers.get_all(HOST).into_iter();
-    match (hosts.next(), hosts.next()) {
-        (Some(host), None) if is_authority(host.as_bytes()) => Ok(Some(host.clone())),
-        (None, None) if matches!(parts.version, Version::HTTP_10 | Version::HTTP_2) => Ok(None),
+    match only(&parts.headers, &HOST)? {
+        Some(host) if is_authority(host.as_bytes()) => Ok(Some(host.clone())),
+        None if matches!(parts.version, Version::HTTP_10 | Version::HTTP_2) => Ok(None),
         _ => Err(Outcome::BadRequest),
     }
 }
@@ -129,13 +133,13 @@ fn target(method: &Method, uri: &Uri) -> Result<Target, Outcome> {
     if *method == Method::CONNECT {
         return Err(Outcome::BadRequest);
     }
+    let path = path.filter(|path| {
+        path.as_str().starts_with('/') || (*path == "*" && *method == Method::OPTIONS)
+    });
     match (uri.scheme(), uri.authority(), path) {
-        (None, None, Some(path)) if path.as_str().starts_with('/') => Ok(Target::Origin),
-        (None, None, Some(path)) if path == "*" && *method == Method::OPTIONS => Ok(Target::Origin),
+        (None, None, Some(_)) => Ok(Target::Origin),
         (Some(scheme), Some(authority), Some(path))
             if (*scheme == Scheme::HTTP || *scheme == Scheme::HTTPS)
-                && (path.as_str().starts_with('/')
-                    || (path == "*" && *method == Method::OPTIONS))
                 && is_authority(authority.as_str().as_bytes()) =>
         {
             Ok(Target::Absolute {
@@ -189,13 +193,13 @@ fn is_port(text: &[u8]) -> bool {
     }
 }
 
-/// `chunked` and nothing else (HTTP/2 has none, and hyper refuses it): hyper decodes no other coding, and a guest would not know that it has to.
+/// `chunked` and nothing else: hyper decodes no other coding, and a guest would not know that it has to. HTTP/2 has none.
 fn check_encoding(headers: &HeaderMap) -> Result<(), Outcome> {
-    let mut encodings = headers.get_all(TRANSFER_ENCODING).into_iter();
-    match (encodings.next(), encodings.next()) {
-        (None, _) => Ok(()),
-        (Some(encoding), None) if encoding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
-        _ => Err(Outcome::BadRequest),
+    match only(headers, &TRANSFER_ENCODING)? {
+        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
+            Err(Outcome::BadRequest)
+        }
+        _ => Ok(()),
     }
 }
 

@@ -16,6 +16,7 @@ use runtime::{ReplyBody, Truncated};
 
 use super::connections::{Admitted, Link, Piece};
 use super::exchange::Exchange;
+use super::gate::is_length;
 use super::request_id::RequestId;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("midge-request-id");
@@ -235,11 +236,6 @@ fn check(status: StatusCode, headers: &mut HeaderMap) -> Option<bool> {
         return Some(false);
     }
     Some(true)
-}
-
-fn is_length(text: &[u8]) -> bool {
-    // One digit fewer than the largest number that fits.
-    (1..=19).contains(&text.len()) && text.iter().all(u8::is_ascii_digit)
 }
 
 /// Connections are ours, and so are headers that begin with `midge-`.

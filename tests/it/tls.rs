@@ -1,8 +1,10 @@
 //! TLS in the node: what clients are shown, what is spoken within, and certificates that change while it serves.
 
+use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -86,6 +88,14 @@ impl Secured {
 
     fn write(&self, name: &str, text: &str) {
         fs::write(self.file(name), text).unwrap();
+    }
+
+    /// Puts another certificate in the place of the first.
+    fn renew(&self, names: &[&str]) -> Certificate {
+        let newer = self.authority.certify(names);
+        self.write("0.pem", &newer.chain);
+        self.write("0.key", &newer.key);
+        newer
     }
 
     /// Waits until new clients are shown this certificate.
@@ -362,9 +372,7 @@ fn a_session_is_resumed_after_the_certificate_was_replaced() {
     let client = secured.authority.client();
     let connection = secured.try_connect(&client, "hello.apps.test");
     connection.unwrap().get("/").unwrap().is(200);
-    let newer = secured.authority.certify(&["hello.apps.test"]);
-    secured.write("0.pem", &newer.chain);
-    secured.write("0.key", &newer.key);
+    let newer = secured.renew(&["hello.apps.test"]);
     secured.comes_to_show("hello.apps.test", &newer);
     let connection = secured.try_connect(&client, "hello.apps.test");
     let mut connection = connection.unwrap();
@@ -388,9 +396,7 @@ fn a_certificate_that_was_replaced_serves_new_connections_while_old_ones_go_on()
     let kept_http2 = client.connect_http2(secured.address, "hello.apps.test");
     let mut kept_http2 = kept_http2.unwrap();
     let mut replace = |names: &[&str]| {
-        let newer = secured.authority.certify(names);
-        secured.write("0.pem", &newer.chain);
-        secured.write("0.key", &newer.key);
+        let newer = secured.renew(names);
         eventually("the new certificate is shown", || {
             kept.get("/").unwrap().is(200).says(HELLO);
             kept_http2.get("/").unwrap().is(200).says(HELLO);
@@ -487,6 +493,50 @@ fn what_cannot_be_used_is_named_and_the_certificate_before_keeps_serving() {
         secured.comes_to_show(host, certificate);
         secured.shows(host, certificate);
     }
+}
+
+#[test]
+fn a_file_that_never_ends_holds_up_nothing() {
+    let secured = Secured::start(&[&["hello.apps.test"]]);
+    secured.platform.deploy("hello", &guest("hello"));
+    let path = secured.file("0.pem");
+    fs::remove_file(&path).unwrap();
+    let name = CString::new(path.as_os_str().as_bytes()).unwrap();
+    // SAFETY: the name is whole and outlives the call.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    let said = format!("`{}` is no file", path.display());
+    eventually("the log says what it is", || {
+        secured.platform.said().contains(&said).then_some(())
+    });
+    secured.platform.deploy("more", &guest("hello"));
+    secured.connect("hello.apps.test");
+    fs::remove_file(&path).unwrap();
+    let newer = secured.renew(&["hello.apps.test"]);
+    secured.comes_to_show("hello.apps.test", &newer);
+}
+
+/// All of them in one message would be more than a worker takes.
+#[test]
+fn many_large_certificates_reach_every_worker() {
+    let authority = Authority::new();
+    let noise = "\x01".repeat(60_000) + "\n";
+    let certificates: Vec<Certificate> = (0..50)
+        .map(|number| {
+            let mut large = authority.certify(&[&format!("host-{number}.test")]);
+            large.chain.insert_str(0, &noise);
+            large
+        })
+        .collect();
+    let config = "workers = 2\n[node]\ndefault-host = 'hello.apps.test'";
+    let secured = Secured::showing(config, authority, &certificates);
+    secured.platform.deploy("hello", &guest("hello"));
+    for (number, certificate) in certificates.iter().enumerate() {
+        secured.shows(&format!("host-{number}.test"), certificate);
+    }
+    let newer = secured.renew(&["host-0.test"]);
+    secured.comes_to_show("host-0.test", &newer);
+    let restarts = secured.platform.metric("midge_worker_restarts_total");
+    assert_eq!(restarts, 0.0);
 }
 
 #[test]
@@ -674,9 +724,7 @@ fn a_certificate_that_has_ended_is_only_warned_of_at_a_start() {
     );
     assert!(judged, "{error}");
     secured.shows("other.apps.test", &certificates[1]);
-    let newer = secured.authority.certify(&["hello.apps.test"]);
-    secured.write("0.pem", &newer.chain);
-    secured.write("0.key", &newer.key);
+    let newer = secured.renew(&["hello.apps.test"]);
     eventually("the new certificate is shown", || {
         let connection = secured.try_connect(&client, "hello.apps.test");
         connection.is_ok().then_some(())
@@ -689,9 +737,7 @@ fn certificates_are_read_again_at_every_start() {
     let mut secured = Secured::start(&[&["hello.apps.test"]]);
     secured.platform.deploy("hello", &guest("hello"));
     secured.platform.stop();
-    let newer = secured.authority.certify(&["hello.apps.test"]);
-    secured.write("0.pem", &newer.chain);
-    secured.write("0.key", &newer.key);
+    let newer = secured.renew(&["hello.apps.test"]);
     secured.platform.start_again();
     secured.address = secured.platform.tls();
     secured.shows("hello.apps.test", &newer);
@@ -701,9 +747,7 @@ fn certificates_are_read_again_at_every_start() {
 fn a_worker_that_takes_anothers_place_shows_the_newest_certificate() {
     let secured = Secured::configured("workers = 1", &[&["hello.apps.test"]]);
     secured.platform.deploy("hello", &guest("hello"));
-    let newer = secured.authority.certify(&["hello.apps.test"]);
-    secured.write("0.pem", &newer.chain);
-    secured.write("0.key", &newer.key);
+    let newer = secured.renew(&["hello.apps.test"]);
     secured.comes_to_show("hello.apps.test", &newer);
     let before = secured.platform.workers();
     secured.platform.signal(before[0], libc::SIGKILL);
@@ -754,9 +798,7 @@ fn an_upgrade_is_noticed_by_no_client_over_tls() {
     });
     assert_eq!(secured.platform.tls(), address);
     // Whoever came last follows the files as well.
-    let newer = secured.authority.certify(&["hello.apps.test"]);
-    secured.write("0.pem", &newer.chain);
-    secured.write("0.key", &newer.key);
+    let newer = secured.renew(&["hello.apps.test"]);
     secured.comes_to_show("hello.apps.test", &newer);
     secured.shows("hello.apps.test", &newer);
 }

@@ -59,7 +59,7 @@ enum Unusable {
     Nameless(PathBuf),
     #[error("the certificate of `{path}` ended on {ended}; put a newer one in its place")]
     Expired { path: PathBuf, ended: String },
-    #[error("the certificate of `{path}` begins on {begins}; it is taken then")]
+    #[error("the certificate of `{path}` begins on {begins} only")]
     Early { path: PathBuf, begins: String },
 }
 
@@ -77,12 +77,15 @@ impl Certificates {
     /// Reads all of them, and looks at their files from now on. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// If one cannot be used. One that has ended can: clients are the ones to judge it, and other hosts must be served.
+    /// If one cannot be used. One that is out of its time can: clients are the ones to judge it, and other hosts must be
+    /// served.
     pub fn open(files: &[CertificateFiles], log: Log) -> Result<Self, Failure> {
         let sender = read_all(files, log)?;
         let serving = sender.subscribe();
         let mut following = JoinSet::new();
-        following.spawn(follow(files.to_vec(), sender, log));
+        if !files.is_empty() {
+            following.spawn(follow(files.to_vec(), sender, log));
+        }
         Ok(Self {
             serving,
             _following: following,
@@ -112,42 +115,67 @@ fn read_all(files: &[CertificateFiles], log: Log) -> Result<Serving, Failure> {
 
 /// Looks at the files for as long as the platform runs, and puts what changed in its place.
 async fn follow(files: Vec<CertificateFiles>, serving: Serving, log: Log) {
-    let mut seen: Vec<_> = files.iter().map(look).collect();
-    // Those whose time has not come.
-    let mut early = vec![None; files.len()];
+    let mut watched: Vec<_> = files.into_iter().map(Watched::new).collect();
     loop {
         tokio::time::sleep(limits::CERTIFICATE_LOOK.default.duration()).await;
-        for (place, files) in files.iter().enumerate() {
-            let due = early[place].is_some_and(|begins| begins <= now());
-            let before = seen[place];
-            let looking = files.clone();
-            // A disk may take its time.
-            let found = tokio::task::spawn_blocking(move || {
-                let now = look(&looking);
-                (now != before || due).then(|| (now, read(&looking)))
-            });
-            let Ok(Some((looked, found))) = found.await else {
-                continue;
-            };
-            (seen[place], early[place]) = (looked, None);
-            let usable = found.and_then(|found| match found.out_of_time(files) {
-                Some(unusable) => {
-                    early[place] = (found.begins > now()).then_some(found.begins);
-                    Err(unusable)
-                }
-                None => Ok(found.certificate),
-            });
-            match usable {
-                Ok(certificate) => {
+        // A disk may take its time.
+        let looking = tokio::task::spawn_blocking(move || {
+            let news: Vec<_> = watched.iter_mut().map(Watched::news).collect();
+            (watched, news)
+        });
+        let Ok((back, news)) = looking.await else {
+            return;
+        };
+        watched = back;
+        for (place, news) in news.into_iter().enumerate() {
+            match news {
+                None => {}
+                Some(Ok(certificate)) => {
                     let names = certificate.names.join(", ");
                     log.info(&format!("the new certificate for {names} serves"));
                     serving.send_modify(|all| Arc::make_mut(all)[place] = certificate);
                 }
-                Err(unusable) => log.warning(&format!(
+                Some(Err(unusable)) => log.warning(&format!(
                     "{unusable}; the certificate that was read before keeps serving"
                 )),
             }
         }
+    }
+}
+
+/// The files of one certificate, and what was seen of them.
+struct Watched {
+    files: CertificateFiles,
+    seen: Look,
+    /// When what they hold begins, if that is yet to come.
+    begins: Option<i64>,
+}
+
+impl Watched {
+    fn new(files: CertificateFiles) -> Self {
+        Self {
+            seen: look(&files),
+            files,
+            begins: None,
+        }
+    }
+
+    /// What they hold, if that is another than before, or its time has come.
+    fn news(&mut self) -> Option<Result<Certificate, Unusable>> {
+        let looked = look(&self.files);
+        let begun = self.begins.is_some_and(|begins| begins <= now());
+        if looked == self.seen && !begun {
+            return None;
+        }
+        self.seen = looked;
+        self.begins = None;
+        Some(read(&self.files).and_then(|found| {
+            let Some(unusable) = found.out_of_time(&self.files) else {
+                return Ok(found.certificate);
+            };
+            self.begins = Some(found.begins).filter(|begins| *begins > now());
+            Err(unusable)
+        }))
     }
 }
 
@@ -184,8 +212,10 @@ fn now() -> i64 {
         .map_or(0, |since| since.as_secs() as i64)
 }
 
-/// What tells that a file is another: who it is, how long, and when it was written.
-fn look(files: &CertificateFiles) -> [Option<(u64, u64, i64, i64)>; 2] {
+/// What tells that either file is another: who it is, how long, and when it was written.
+type Look = [Option<(u64, u64, i64, i64)>; 2];
+
+fn look(files: &CertificateFiles) -> Look {
     [&files.chain, &files.key].map(|path| {
         let facts = std::fs::metadata(path).ok()?;
         Some((facts.ino(), facts.len(), facts.mtime(), facts.mtime_nsec()))

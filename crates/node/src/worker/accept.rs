@@ -5,12 +5,11 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::uri::Scheme;
 use hyper::server::conn::http1;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use super::connection;
+use super::connection::{self, Transport};
 use super::serve::Worker;
 
 /// After an accept that failed for want of something: descriptors or memory come back as connections end.
@@ -32,15 +31,15 @@ impl Listeners {
         let mut listeners = Self(Vec::new());
         let plain = sockets.len().saturating_sub(tls);
         for (place, socket) in sockets.into_iter().enumerate() {
-            let scheme = if place < plain {
-                Scheme::HTTP
+            let transport = if place < plain {
+                Transport::Plain
             } else {
-                Scheme::HTTPS
+                Transport::Tls
             };
             let socket = std::net::TcpListener::from(socket);
             socket.set_nonblocking(true)?;
             let socket = TcpListener::from_std(socket)?;
-            let accepting = accept(worker.clone(), protocol.clone(), socket, scheme, most);
+            let accepting = accept(worker.clone(), protocol.clone(), socket, transport, most);
             listeners.0.push(tokio::task::spawn_local(accepting));
         }
         Ok(listeners)
@@ -59,7 +58,7 @@ async fn accept(
     worker: Rc<Worker>,
     protocol: Rc<http1::Builder>,
     socket: TcpListener,
-    scheme: Scheme,
+    transport: Transport,
     most: u64,
 ) {
     loop {
@@ -69,7 +68,7 @@ async fn accept(
                 // A socket that refuses this is one whose client has gone: the first read will say so.
                 let _ = tcp.set_nodelay(true);
                 let (worker, protocol) = (worker.clone(), protocol.clone());
-                let serving = connection::run(worker, protocol, tcp, peer, scheme.clone());
+                let serving = connection::run(worker, protocol, tcp, peer, transport);
                 tokio::task::spawn_local(serving);
             }
             Err(error) if is_the_clients(&error) => {}

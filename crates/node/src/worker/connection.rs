@@ -2,33 +2,50 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
-use std::io;
+use std::io::{self, Cursor};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 
 use bytes::BytesMut;
-use http::uri::Scheme;
 use http::{Method, Request};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use model::{Outcome, limits};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, join};
 use tokio::net::TcpStream;
 
 use super::connections::{Admitted, Link};
 use super::proxied::{Introduced, introduced};
 use super::respond;
 use super::serve::{Worker, serve};
-use super::stream::{Rewound, Screened};
+use super::stream::Screened;
 
 /// What a client that speaks HTTP/2 says first (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Bytes read at once until it is clear what the client speaks.
 const FIRST_READ: usize = 1024;
+
+/// What a listening socket's connections begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    Plain,
+    Tls,
+}
+
+impl Transport {
+    /// As a URL names it.
+    pub fn scheme(self) -> &'static str {
+        match self {
+            Self::Plain => "http",
+            Self::Tls => "https",
+        }
+    }
+}
 
 enum Protocol {
     Http1,
@@ -41,17 +58,16 @@ pub async fn run(
     http1: Rc<http1::Builder>,
     mut tcp: TcpStream,
     peer: SocketAddr,
-    scheme: Scheme,
+    transport: Transport,
 ) {
     let Ok(server) = tcp.local_addr() else {
         return;
     };
-    let secure = scheme == Scheme::HTTPS;
-    let mut admitted = worker.connections.admit(peer, server, scheme.clone());
+    let mut admitted = worker.connections.admit(peer, server, transport);
     if worker.proxied {
         match admitted.link().while_live(introduced(&mut tcp)).await {
             Some(Ok(Some(Introduced { peer, server }))) => {
-                let client = worker.connections.admit(peer, server, scheme);
+                let client = worker.connections.admit(peer, server, transport);
                 client.link().introduced(admitted.link());
                 admitted = client;
             }
@@ -59,17 +75,35 @@ pub async fn run(
             Some(Err(_)) | None => return,
         }
     }
-    if !secure {
-        let spoken = admitted.link().while_live(spoken(&mut tcp)).await;
-        let Some(Ok((protocol, came))) = spoken else {
-            return;
-        };
-        admitted.link().read();
-        return match protocol {
-            Protocol::Http1 => over_http1(worker, &http1, tcp, came, admitted).await,
-            Protocol::Http2 => over_http2(worker, tcp, came, admitted).await,
-        };
+    match transport {
+        Transport::Plain => over_tcp(worker, &http1, tcp, admitted).await,
+        // On the heap, here and below: who speaks plain HTTP/1.1 pays for no other.
+        Transport::Tls => Box::pin(over_tls(worker, &http1, tcp, admitted)).await,
     }
+}
+
+async fn over_tcp(
+    worker: Rc<Worker>,
+    http1: &http1::Builder,
+    mut tcp: TcpStream,
+    admitted: Admitted,
+) {
+    let spoken = admitted.link().while_live(spoken(&mut tcp)).await;
+    let Some(Ok((protocol, came))) = spoken else {
+        return;
+    };
+    admitted.link().read();
+    match protocol {
+        Protocol::Http1 => over_http1(worker, http1, tcp, came, admitted).await,
+        Protocol::Http2 => {
+            let (read, write) = tcp.into_split();
+            let io = join(Cursor::new(came).chain(read), write);
+            Box::pin(over_http2(worker, io, admitted)).await;
+        }
+    }
+}
+
+async fn over_tls(worker: Rc<Worker>, http1: &http1::Builder, tcp: TcpStream, admitted: Admitted) {
     let accepted = admitted.link().while_live(async {
         tcp.readable().await?;
         admitted.link().read();
@@ -84,12 +118,10 @@ pub async fn run(
     if let Some(name) = session.server_name() {
         admitted.link().ends.named(name);
     }
-    let multiplexed = session.alpn_protocol() == Some(b"h2");
-    let came = BytesMut::new();
-    if multiplexed {
-        over_http2(worker, tls, came, admitted).await;
+    if session.alpn_protocol() == Some(b"h2") {
+        over_http2(worker, tls, admitted).await;
     } else {
-        over_http1(worker, &http1, tls, came, admitted).await;
+        over_http1(worker, http1, tls, BytesMut::new(), admitted).await;
     }
 }
 
@@ -164,12 +196,10 @@ fn http2(streams: Streams) -> http2::Builder<Streams> {
 async fn over_http2(
     worker: Rc<Worker>,
     io: impl AsyncRead + AsyncWrite + Unpin,
-    came: BytesMut,
     admitted: Admitted,
 ) {
     let link = admitted.link().clone();
     link.multiplex();
-    let io = Rewound::new(io, came);
     let streams = Streams::default();
     let begun = streams.clone();
     let service = service_fn(move |request: Request<Incoming>| {
@@ -189,7 +219,7 @@ async fn over_http2(
             Ok::<_, h2::Error>(respond::over_http2(reply.await, to_head, stream))
         }
     });
-    let connection = pin!(http2(streams).serve_connection(io, service));
+    let connection = pin!(http2(streams).serve_connection(TokioIo::new(io), service));
     link.drive(connection, http2::Connection::graceful_shutdown)
         .await;
 }

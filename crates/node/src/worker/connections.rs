@@ -10,17 +10,13 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::{Buf, Bytes};
-use http::uri::Scheme;
 use model::pipe::Ending;
 use model::{Millis, limits};
 use tokio::sync::Notify;
 
+use super::connection::Transport;
 use super::forward::Client;
-
-/// Bytes of replies that wait to leave over HTTP/2, of one worker; beyond, those of one connection.
-const ALL_WAITING: usize = limits::HTTP2_WAITING.default.as_usize();
-const WAITING: usize = limits::HTTP2_STREAM_WINDOW.default.as_usize();
+use super::outgoing::Outgoing;
 
 /// Every connection of this worker, and its clock of seconds.
 #[derive(Default)]
@@ -33,8 +29,8 @@ pub struct Connections {
     ending: Cell<Option<Ending>>,
     /// Set once no connection of a draining worker is to take another request.
     settled: Cell<bool>,
-    /// Bytes of replies that wait to leave over HTTP/2.
-    waiting: Cell<usize>,
+    /// Bytes of replies over HTTP/2 that wait to leave.
+    outgoing: Rc<Cell<usize>>,
     /// One has ended.
     ended: Notify,
 }
@@ -71,10 +67,8 @@ pub struct Link {
     multiplexed: Cell<bool>,
     /// Requests in flight over HTTP/2, until the last bytes of their replies have left.
     streams: Cell<u32>,
-    /// Bytes of their replies that wait to leave.
-    waiting: Cell<usize>,
-    /// Who writes on when fewer wait.
-    writers: RefCell<Vec<Waker>>,
+    /// What of their replies waits to leave.
+    outgoing: Outgoing,
     /// Whether nobody attends to this request over HTTP/2 any more: all of its reply waits to leave.
     written_out: Cell<bool>,
     /// How many of those ended before their replies did, in which second.
@@ -118,6 +112,12 @@ impl Connections {
         self.count.get()
     }
 
+    /// Bytes of replies over HTTP/2 that wait to leave.
+    #[cfg(test)]
+    pub fn outgoing(&self) -> usize {
+        self.outgoing.get()
+    }
+
     /// The clock: seconds since the worker began.
     pub fn second(&self) -> u32 {
         self.second.get()
@@ -129,7 +129,7 @@ impl Connections {
         self.second.set(now);
         let leaving = self.ending.get() == Some(Ending::Leave);
         self.each(|link| {
-            link.wake_writers();
+            link.outgoing.look();
             let head_wait = if leaving && (link.multiplexed.get() || !link.begun.get()) {
                 limits::LEAVE_WAIT
             } else {
@@ -206,10 +206,10 @@ impl Connections {
         self: &Rc<Self>,
         peer: SocketAddr,
         server: SocketAddr,
-        scheme: Scheme,
+        transport: Transport,
     ) -> Admitted {
         self.count.set(self.count.get() + 1);
-        let client = Client::new(peer.ip(), scheme);
+        let client = Client::new(peer.ip(), transport.scheme());
         let ends = Ends {
             peer,
             server,
@@ -232,8 +232,7 @@ impl Connections {
             connection,
             multiplexed: Cell::new(false),
             streams: Cell::new(0),
-            waiting: Cell::new(0),
-            writers: RefCell::new(Vec::new()),
+            outgoing: Outgoing::new(&self.outgoing),
             written_out: Cell::new(false),
             cancelled: Cell::new((0, 0)),
             phase: Cell::new(Phase::Head),
@@ -301,50 +300,9 @@ impl Link {
         self.written_out.set(true);
     }
 
-    /// So many bytes of a reply over HTTP/2 wait to leave.
-    fn wait(&self, bytes: usize) {
-        if let Some(connection) = &self.connection {
-            let all = &connection.connections.waiting;
-            all.set(all.get() + bytes);
-            connection.waiting.set(connection.waiting.get() + bytes);
-        }
-    }
-
-    /// So many have left, or will not.
-    fn left(&self, bytes: usize) {
-        self.wrote();
-        if let Some(connection) = &self.connection {
-            let all = &connection.connections.waiting;
-            all.set(all.get() - bytes);
-            connection.waiting.set(connection.waiting.get() - bytes);
-            connection.wake_writers();
-        }
-    }
-
-    /// Whether replies over this HTTP/2 connection may be written on: streams whose client stands still hold up no other
-    /// of it, unless that is much in the whole worker.
-    fn has_room(&self) -> bool {
-        self.waiting.get() < WAITING || self.connections.waiting.get() < ALL_WAITING
-    }
-
-    fn wake_writers(&self) {
-        if !self.writers.borrow().is_empty() && self.has_room() {
-            self.writers.take().into_iter().for_each(Waker::wake);
-        }
-    }
-
-    /// Ready when replies over this HTTP/2 connection may be written on.
-    pub fn poll_room(&self, context: &mut Context<'_>) -> Poll<()> {
-        match &self.connection {
-            Some(connection) if !connection.has_room() => {
-                let mut writers = connection.writers.borrow_mut();
-                if !writers.iter().any(|other| other.will_wake(context.waker())) {
-                    writers.push(context.waker().clone());
-                }
-                Poll::Pending
-            }
-            _ => Poll::Ready(()),
-        }
+    /// Where the pieces of this request's reply wait, over HTTP/2.
+    pub fn outgoing(&self) -> Option<&Outgoing> {
+        self.connection.as_ref().map(|it| &it.outgoing)
     }
 
     /// A request has come over this HTTP/2 connection.
@@ -480,47 +438,6 @@ impl Link {
     }
 }
 
-/// A piece of a reply, which knows over HTTP/2 when it has left: hyper holds it until then.
-pub struct Piece {
-    bytes: Bytes,
-    /// None over HTTP/1.1, where whatever is written is noted.
-    stream: Option<Rc<Admitted>>,
-}
-
-impl Piece {
-    pub fn new(bytes: Bytes, stream: Option<Rc<Admitted>>) -> Self {
-        if let Some(stream) = &stream {
-            stream.0.wait(bytes.len());
-        }
-        Self { bytes, stream }
-    }
-}
-
-impl Buf for Piece {
-    fn remaining(&self) -> usize {
-        self.bytes.len()
-    }
-
-    fn chunk(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    fn advance(&mut self, count: usize) {
-        self.bytes.advance(count);
-        if let Some(stream) = &self.stream {
-            stream.0.left(count);
-        }
-    }
-}
-
-impl Drop for Piece {
-    fn drop(&mut self) {
-        if let Some(stream) = &self.stream {
-            stream.0.left(self.bytes.len());
-        }
-    }
-}
-
 /// Whether the client has kept a connection waiting for too long.
 fn is_overdue(phase: Phase, since: u32, written: u32, now: u32, head_wait: Millis) -> bool {
     let waited = |limit: Millis| {
@@ -536,7 +453,10 @@ fn is_overdue(phase: Phase, since: u32, written: u32, now: u32, head_wait: Milli
 
 #[cfg(test)]
 mod tests {
+    use bytes::{Buf as _, Bytes};
+
     use super::*;
+    use crate::worker::outgoing::Piece;
 
     #[test]
     fn a_client_may_be_slow_but_not_still() {
@@ -562,16 +482,16 @@ mod tests {
     fn places_are_given_back() {
         let connections = Rc::new(Connections::default());
         let address: SocketAddr = "127.0.0.1:1".parse().unwrap();
-        let first = connections.admit(address, address, Scheme::HTTP);
-        let second = connections.admit(address, address, Scheme::HTTP);
+        let first = connections.admit(address, address, Transport::Plain);
+        let second = connections.admit(address, address, Transport::Plain);
         drop(first);
-        let third = connections.admit(address, address, Scheme::HTTP);
+        let third = connections.admit(address, address, Transport::Plain);
         assert_eq!((third.0.place, connections.count()), (0, 2));
         connections.drain(Ending::Close);
         assert_eq!(second.0.verdict.get(), Verdict::Finish);
         assert_eq!(
             connections
-                .admit(address, address, Scheme::HTTP)
+                .admit(address, address, Transport::Plain)
                 .0
                 .verdict
                 .get(),
@@ -584,7 +504,7 @@ mod tests {
     fn requests_over_one_connection_are_watched_apart() {
         let connections = Rc::new(Connections::default());
         let address: SocketAddr = "127.0.0.1:1".parse().unwrap();
-        let connection = connections.admit(address, address, Scheme::HTTP);
+        let connection = connections.admit(address, address, Transport::Plain);
         connection.0.multiplex();
         let (slow, quick) = (connection.0.stream(), connection.0.stream());
         for stream in [&slow, &quick] {
@@ -612,21 +532,11 @@ mod tests {
     fn a_reply_is_over_when_its_last_piece_has_left() {
         let connections = Rc::new(Connections::default());
         let address: SocketAddr = "127.0.0.1:1".parse().unwrap();
-        let connection = connections.admit(address, address, Scheme::HTTP);
+        let connection = connections.admit(address, address, Transport::Plain);
         connection.0.multiplex();
         let stream = Rc::new(connection.0.stream());
-        let context = &mut Context::from_waker(Waker::noop());
-        assert!(stream.0.poll_room(context).is_ready());
-        let bytes = Bytes::from(vec![0; WAITING]);
+        let bytes = Bytes::from(vec![0; 1024]);
         let mut piece = Piece::new(bytes, Some(stream.clone()));
-        assert!(stream.0.poll_room(context).is_ready());
-        let other = connections.admit(address, address, Scheme::HTTP);
-        let much = Rc::new(other.0.stream());
-        let bytes = Bytes::from(vec![0; ALL_WAITING - WAITING]);
-        let much = Piece::new(bytes, Some(much));
-        assert!(stream.0.poll_room(context).is_pending());
-        drop(much);
-        assert!(stream.0.poll_room(context).is_ready());
         stream.0.replied(true);
         stream.0.write_out();
         drop(stream);
@@ -643,17 +553,14 @@ mod tests {
         }
         assert_eq!(connection.0.verdict.get(), Verdict::End);
         drop(piece);
-        assert_eq!(
-            (connection.0.waiting.get(), connection.0.streams.get()),
-            (0, 0)
-        );
+        assert_eq!(connection.0.streams.get(), 0);
     }
 
     #[test]
     fn who_cancels_without_end_is_not_served_on() {
         let connections = Rc::new(Connections::default());
         let address: SocketAddr = "127.0.0.1:1".parse().unwrap();
-        let connection = connections.admit(address, address, Scheme::HTTP);
+        let connection = connections.admit(address, address, Transport::Plain);
         connection.0.multiplex();
         let most = limits::HTTP2_CANCELLED.default;
         for number in 0..3 * most {
@@ -661,7 +568,7 @@ mod tests {
             stream.0.replied(number % 3 == 0);
         }
         assert_eq!(connection.0.verdict.get(), Verdict::End);
-        let other = connections.admit(address, address, Scheme::HTTP);
+        let other = connections.admit(address, address, Transport::Plain);
         for _ in 0..3 {
             for _ in 0..most {
                 drop(other.0.stream());
@@ -676,7 +583,7 @@ mod tests {
         let connections = Rc::new(Connections::default());
         let address: SocketAddr = "127.0.0.1:1".parse().unwrap();
         let [idle, asking, served, taking] =
-            [(); 4].map(|()| connections.admit(address, address, Scheme::HTTP));
+            [(); 4].map(|()| connections.admit(address, address, Transport::Plain));
         asking.0.read();
         served.0.serving();
         taking.0.serving();

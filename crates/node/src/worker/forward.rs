@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 use http::header::{FORWARDED, HeaderName, HeaderValue};
-use http::uri::Scheme;
 
 use super::gate::Forwarded;
 
@@ -16,7 +15,7 @@ const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// One client, as the headers of its requests name it.
 pub struct Client {
-    scheme: Scheme,
+    scheme: &'static str,
     /// The address as text, shared with the log lines of its requests.
     pub text: Arc<str>,
     address: HeaderValue,
@@ -25,7 +24,7 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(address: IpAddr, scheme: Scheme) -> Self {
+    pub fn new(address: IpAddr, scheme: &'static str) -> Self {
         // A dual-stack socket shows `1.2.3.4` as `::ffff:1.2.3.4`.
         let text = address.to_canonical().to_string();
         Self {
@@ -48,9 +47,9 @@ impl Client {
                 headers.reserve(4);
                 headers.insert(FORWARDED, self.forwarded(authority));
                 headers.insert(FOR, self.address.clone());
-                headers.insert(PROTO, HeaderValue::from_static(self.scheme()));
+                headers.insert(PROTO, HeaderValue::from_static(self.scheme));
                 headers.insert(HOST, authority.clone());
-                self.scheme()
+                self.scheme
             }
             Forwarded::Believed => self.sign_after(headers, authority),
         }
@@ -69,18 +68,10 @@ impl Client {
         let scheme = match headers.get(PROTO).map(HeaderValue::as_bytes) {
             Some(b"https") => "https",
             Some(_) => "http",
-            None => self.scheme(),
+            None => self.scheme,
         };
         headers.insert(PROTO, HeaderValue::from_static(scheme));
         scheme
-    }
-
-    fn scheme(&self) -> &'static str {
-        if self.scheme == Scheme::HTTPS {
-            "https"
-        } else {
-            "http"
-        }
     }
 
     fn forwarded(&self, authority: &HeaderValue) -> HeaderValue {
@@ -96,7 +87,7 @@ impl Client {
                 } else {
                     self.text.to_string()
                 };
-                let by = format!("for={client};host=\"{host}\";proto={}", self.scheme());
+                let by = format!("for={client};host=\"{host}\";proto={}", self.scheme);
                 let header = value(&by);
                 *last = Some((authority.clone(), header.clone()));
                 header
@@ -125,7 +116,7 @@ mod tests {
     use super::*;
 
     fn check(client: &str, believed: Forwarded, before: &[(HeaderName, &str)], after: [&str; 5]) {
-        let client = Client::new(client.parse().unwrap(), Scheme::HTTP);
+        let client = Client::new(client.parse().unwrap(), "http");
         for _ in 0..2 {
             let mut headers = HeaderMap::new();
             for (name, text) in before {

@@ -9,6 +9,7 @@ mod gate;
 mod line;
 mod lru;
 mod outbox;
+mod outgoing;
 mod proxied;
 mod quarantine;
 mod report;

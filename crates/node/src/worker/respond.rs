@@ -14,9 +14,10 @@ use http_body::{Body, Frame, SizeHint};
 use model::Outcome;
 use runtime::{ReplyBody, Truncated};
 
-use super::connections::{Admitted, Link, Piece};
+use super::connections::{Admitted, Link};
 use super::exchange::Exchange;
 use super::gate::is_length;
+use super::outgoing::Piece;
 use super::request_id::RequestId;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("midge-request-id");
@@ -275,7 +276,9 @@ impl Body for Reply {
                 if let Some(truncated) = cut.take() {
                     return Poll::Ready(Some(Err(truncated)));
                 }
-                ready!(this.link.poll_room(context));
+                if let Some(outgoing) = this.link.outgoing() {
+                    ready!(outgoing.poll_room(context));
+                }
                 this.link.wants_body();
                 let frame = ready!(Pin::new(body).poll_frame(context));
                 match &frame {

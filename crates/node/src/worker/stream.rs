@@ -1,5 +1,5 @@
-//! A client's stream of bytes as hyper sees it. Over HTTP/1.1 it is screened on the way in, and hyper's own refusals are
-//! put in our words on the way out.
+//! A client's bytes as hyper's HTTP/1.1 sees them: screened on the way in, noted on the way out, and hyper's own refusals
+//! in our words.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -205,66 +205,6 @@ impl<T: AsyncWrite + Unpin> Write for Screened<T> {
         };
         note(&self.link, &written);
         written
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(context)
-    }
-}
-
-/// What a client sends and takes over HTTP/2, where the replies' own pieces know what it has taken.
-pub struct Rewound<T> {
-    io: TokioIo<T>,
-    /// What was read before, as far as it was not handed on.
-    came: BytesMut,
-}
-
-impl<T> Rewound<T> {
-    /// `came` was read from `io` already.
-    pub fn new(io: T, came: BytesMut) -> Self {
-        let io = TokioIo::new(io);
-        Self { io, came }
-    }
-}
-
-impl<T: AsyncRead + Unpin> Read for Rewound<T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        mut buffer: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.came.is_empty() {
-            return Pin::new(&mut self.io).poll_read(context, buffer);
-        }
-        let count = self.came.len().min(buffer.remaining());
-        buffer.put_slice(&self.came.split_to(count));
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<T: AsyncWrite + Unpin> Write for Rewound<T> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {

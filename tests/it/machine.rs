@@ -1,6 +1,8 @@
 //! The machine below: ports, the data folder, the disk; each trouble is named, and nothing is lost.
 
+use std::fs;
 use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -305,4 +307,34 @@ fn files(folder: &Path) -> Vec<std::path::PathBuf> {
             }
         })
         .collect()
+}
+
+/// In a folder that anyone may look into, too.
+#[test]
+fn what_is_kept_is_readable_by_its_owner_alone() {
+    let platform = Platform::start();
+    platform.deploy("hello", &guest("hello"));
+    assert!(platform.data().join("records.db").exists());
+    owners_alone(&platform.data());
+    let backup = platform.folder().join("backup.tar");
+    platform.run(&["backup", backup.to_str().unwrap()]).exits(0);
+    let restored = platform.folder().join("restored");
+    let arguments = ["restore", backup.to_str().unwrap(), "--data"];
+    let arguments = [&arguments[..], &[restored.to_str().unwrap()]].concat();
+    platform.run_alone(&arguments).exits(0);
+    owners_alone(&restored);
+}
+
+/// Asserts it of everything in a folder.
+#[track_caller]
+fn owners_alone(folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let facts = fs::symlink_metadata(&path).unwrap();
+        let mode = facts.permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{} has the mode {mode:o}", path.display());
+        if facts.is_dir() {
+            owners_alone(&path);
+        }
+    }
 }

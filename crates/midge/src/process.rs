@@ -1,10 +1,17 @@
 //! What a process that serves asks of the system: the signals that end it, and descriptors enough.
 
+use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::failure::{Failure, While as _};
 use crate::telemetry::Log;
+
+/// What this process makes from now on is its user's alone, in whatever folder: records, keys and logs hold what tenants
+/// entrusted.
+pub fn keep_to_owner() {
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
+}
 
 /// SIGTERM and SIGINT, and where it is asked for SIGHUP, caught from the first moment on.
 pub struct Signals {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::failure::{Failure, While as _};
+use crate::process::keep_to_owner;
 use crate::screen;
 
 /// Make a data folder from a backup
@@ -28,6 +29,7 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<(), Failure> {
+    keep_to_owner();
     let (file, data) = (options.file.display(), options.data.display());
     let archive = File::open(&options.file).or_fail(|| format!("opening the backup `{file}`"))?;
     let manifest = control::restore(BufReader::new(archive), &options.data).map_err(|error| {

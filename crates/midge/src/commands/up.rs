@@ -18,7 +18,7 @@ use crate::commands::doctor;
 use crate::config::{self, Flags, Settings};
 use crate::failure::{Exit, Failure, While as _};
 use crate::platform::{Places, Platform};
-use crate::process::{Signals, raise_open_files};
+use crate::process::{Signals, keep_to_owner, raise_open_files};
 use crate::profile::{self, Pointed, Profile};
 use crate::screen;
 use crate::service;
@@ -99,6 +99,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     // This process holds the keys that native code and catalogs are signed with.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .or_fail(|| "refusing core dumps".into())?;
+    keep_to_owner();
     let mut signals = Signals::listen()?;
     let settings = config::load(options.flags)?;
     let ready_fd = options

@@ -233,16 +233,6 @@ impl Outgoing {
         Poll::Pending
     }
 
-    /// Resolves when the reader has taken everything, or the body is closed.
-    pub fn poll_flushed(&self, context: &mut Context<'_>) -> Poll<()> {
-        let mut state = self.lock();
-        if state.waiting == 0 || state.reader_gone || !matches!(state.end, End::Open) {
-            return Poll::Ready(());
-        }
-        state.writer = Some(context.waker().clone());
-        Poll::Pending
-    }
-
     /// Takes bytes for the reader. The caller has asked for [`Self::room`].
     pub fn write(&self, bytes: Bytes) -> Result<(), WriteError> {
         let mut state = self.lock();

@@ -1,4 +1,4 @@
-//! Every example of the repository is deployed with its own manifest and answers.
+//! The examples of the repository answer: the Rust one deployed with its own manifest; the C one is among the guests.
 
 use std::path::Path;
 

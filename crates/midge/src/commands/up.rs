@@ -53,8 +53,15 @@ Configuration file (TOML; flags win over the environment, the environment over t
   resident-apps = 4000
   connections = 10000
   trust-forwarded = false     # believe `forwarded` and `x-forwarded-*` of requests
+  proxy-protocol = false      # connections begin with what a proxy says of the client
   default-host = \"shop.apps.example.com\"  # whose apps answer for unknown hosts
   pin = false                 # keep each worker on a core of its own
+
+  [tls]
+  listen = [\"0.0.0.0:443\"]
+  [[tls.certificate]]         # several; relative to this file
+  chain = \"tls/apps.pem\"
+  key = \"tls/apps.key\"
 
   [control]
   versions-kept = 100

@@ -667,8 +667,8 @@ fn what_is_off_is_refused_at_deploy_by_its_name() {
     }
     let newer = r#"(component
         (instance $handler)
-        (export "wasi:http/handler@0.3.0" (instance $handler)))"#;
-    refuse(newer, "wasi-0.3", "wasi:http/handler@0.3.0");
+        (export "wasi:http/handler@0.3.0-rc-2026-03-15" (instance $handler)))"#;
+    refuse(newer, "wasi-0.3", "wasi:http/handler@0.3.0-rc-2026-03-15");
     platform.unharmed();
 }
 

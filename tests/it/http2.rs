@@ -6,7 +6,7 @@ use model::{LogRecord, Outcome};
 use tests::http2::frames::{End, Frames};
 use tests::http2::{Reason, WINDOW, reason};
 use tests::load::Protocol;
-use tests::{Guest, Platform, eventually, guest, private_bytes, trials};
+use tests::{Guest, Platform, each_version, eventually, guest, private_bytes, trials};
 
 use crate::bodies::{come_to_rest, noise};
 use crate::hostile_http;
@@ -45,6 +45,7 @@ fn components_and_commands_answer_on_one_connection_and_http_1_beside_it() {
     let platform = Platform::start();
     let guests = [
         ("component", Guest::Component("hello")),
+        ("service", Guest::Service("hello")),
         ("module", Guest::CommandModule("hello-command")),
         ("command", Guest::CommandComponent("hello-command")),
     ];
@@ -68,6 +69,8 @@ fn ten_mebibytes_come_back_byte_for_byte_over_http_2() {
     let length = body.len().to_string();
     for (app, guest) in [
         ("component", Guest::Component("echo")),
+        ("service", Guest::Service("echo")),
+        ("streamed", Guest::Service("echoed")),
         ("module", Guest::CommandModule("echo-command")),
     ] {
         platform.deploy_with(app, &guest.bytes(), "[limits]\ncpu = '5s'");
@@ -86,222 +89,242 @@ fn ten_mebibytes_come_back_byte_for_byte_over_http_2() {
 
 #[test]
 fn a_body_is_echoed_while_it_is_sent_over_http_2() {
-    let platform = Platform::start();
-    platform.deploy("echo", &guest("echo"));
-    let mut connection = platform.connect_http2("echo");
-    let mut stream = connection.begin("POST", "/", &[]).unwrap();
-    assert_eq!(stream.head().unwrap().status, 200);
-    for word in ["one", "two", "three"] {
-        stream.send(word.as_bytes()).unwrap();
-        let mut got = Vec::new();
-        while got.len() < word.len() {
-            got.extend_from_slice(&stream.piece().unwrap().unwrap());
+    each_version(|guest| {
+        let platform = Platform::start();
+        platform.deploy("echo", &guest("echo"));
+        let mut connection = platform.connect_http2("echo");
+        let mut stream = connection.begin("POST", "/", &[]).unwrap();
+        assert_eq!(stream.head().unwrap().status, 200);
+        for word in ["one", "two", "three"] {
+            stream.send(word.as_bytes()).unwrap();
+            let mut got = Vec::new();
+            while got.len() < word.len() {
+                got.extend_from_slice(&stream.piece().unwrap().unwrap());
+            }
+            assert_eq!(got, word.as_bytes());
         }
-        assert_eq!(got, word.as_bytes());
-    }
-    stream.finish().unwrap();
-    assert_eq!(stream.piece().unwrap(), None);
+        stream.finish().unwrap();
+        assert_eq!(stream.piece().unwrap(), None);
+    });
 }
 
 #[test]
 fn a_guest_writes_no_faster_than_its_client_opens_the_window() {
-    let platform = Platform::configured("workers = 1");
-    let limits = "[limits]\ncpu = '10s'\nwall = '60s'";
-    platform.deploy_with("endless", &guest("endless"), limits);
-    platform.deploy("hello", &guest("hello"));
-    let worker = platform.workers()[0];
-    let before = private_bytes(worker);
-    let mut connection = platform.connect_http2("endless");
-    let mut streams = Vec::new();
-    for _ in 0..20 {
-        let mut stream = connection.ask("GET", "/", &[]).unwrap();
-        assert_eq!(stream.head().unwrap().status, 200);
-        streams.push(stream);
-    }
-    come_to_rest(worker);
-    let held = private_bytes(worker).saturating_sub(before);
-    assert!(
-        held < 20 << 20,
-        "{held} bytes for 20 streams whose client does not read"
-    );
-    // Whoever waits holds up nobody on the same connection, and goes on when it is read.
-    connection.host(&platform.host("hello"));
-    for _ in 0..20 {
-        connection.get("/").unwrap().is(200).says(HELLO);
-    }
-    for stream in &mut streams {
-        let mut read = 0;
-        while read < 2 * WINDOW as usize {
-            read += stream.piece().unwrap().unwrap().len();
+    each_version(|guest| {
+        let platform = Platform::configured("workers = 1");
+        let limits = "[limits]\ncpu = '10s'\nwall = '60s'";
+        platform.deploy_with("endless", &guest("endless"), limits);
+        platform.deploy("hello", &guest("hello"));
+        let worker = platform.workers()[0];
+        let before = private_bytes(worker);
+        let mut connection = platform.connect_http2("endless");
+        let mut streams = Vec::new();
+        for _ in 0..20 {
+            let mut stream = connection.ask("GET", "/", &[]).unwrap();
+            assert_eq!(stream.head().unwrap().status, 200);
+            streams.push(stream);
         }
-    }
+        come_to_rest(worker);
+        let held = private_bytes(worker).saturating_sub(before);
+        assert!(
+            held < 20 << 20,
+            "{held} bytes for 20 streams whose client does not read"
+        );
+        // Whoever waits holds up nobody on the same connection, and goes on when it is read.
+        connection.host(&platform.host("hello"));
+        for _ in 0..20 {
+            connection.get("/").unwrap().is(200).says(HELLO);
+        }
+        for stream in &mut streams {
+            let mut read = 0;
+            while read < 2 * WINDOW as usize {
+                read += stream.piece().unwrap().unwrap().len();
+            }
+        }
+    });
 }
 
 #[test]
 fn a_client_sends_no_faster_than_its_guest_reads_over_http_2() {
-    let platform = Platform::configured("workers = 1");
-    platform.deploy_with("sum", &guest("sum"), "[limits]\nwall = '60s'\ncpu = '5s'");
-    platform.deploy("hello", &guest("hello"));
-    let worker = platform.workers()[0];
-    let before = private_bytes(worker);
-    let mut connection = platform.connect_http2("sum");
-    let mut stream = connection.begin("POST", "/60000", &[]).unwrap();
-    let total = 64 << 20;
-    let taken = stream.offer(&[7; 16 << 10], total, Duration::from_secs(1));
-    let taken = taken.unwrap();
-    assert!(
-        taken < 4 << 20,
-        "{taken} bytes were taken for a guest that does not read"
-    );
-    let held = private_bytes(worker).saturating_sub(before);
-    assert!(
-        held < 8 << 20,
-        "{held} bytes held for a guest that does not read"
-    );
-    connection.host(&platform.host("hello"));
-    connection.get("/").unwrap().is(200).says(HELLO);
-    connection
-        .request("POST", "/", &[], &[7; 100_000])
-        .unwrap()
-        .is(200)
-        .says(HELLO);
+    each_version(|guest| {
+        let platform = Platform::configured("workers = 1");
+        platform.deploy_with("sum", &guest("sum"), "[limits]\nwall = '60s'\ncpu = '5s'");
+        platform.deploy("hello", &guest("hello"));
+        let worker = platform.workers()[0];
+        let before = private_bytes(worker);
+        let mut connection = platform.connect_http2("sum");
+        let mut stream = connection.begin("POST", "/60000", &[]).unwrap();
+        let total = 64 << 20;
+        let taken = stream.offer(&[7; 16 << 10], total, Duration::from_secs(1));
+        let taken = taken.unwrap();
+        assert!(
+            taken < 4 << 20,
+            "{taken} bytes were taken for a guest that does not read"
+        );
+        let held = private_bytes(worker).saturating_sub(before);
+        assert!(
+            held < 8 << 20,
+            "{held} bytes held for a guest that does not read"
+        );
+        connection.host(&platform.host("hello"));
+        connection.get("/").unwrap().is(200).says(HELLO);
+        connection
+            .request("POST", "/", &[], &[7; 100_000])
+            .unwrap()
+            .is(200)
+            .says(HELLO);
+    });
 }
 
 #[test]
 fn trailers_go_both_ways_over_http_2() {
-    let platform = Platform::start();
-    platform.deploy("trailers", &guest("trailers"));
-    let mut connection = platform.connect_http2("trailers");
-    let fields = [("trailer", "x-sum"), ("te", "trailers")];
-    let mut stream = connection.begin("POST", "/", &fields).unwrap();
-    stream.send(b"some body").unwrap();
-    stream.finish_with(&[("x-sum", "1234")]).unwrap();
-    let reply = stream.reply().unwrap().is(200).says("some body");
-    assert_eq!(reply.trailer("x-length"), Some("9"));
-    assert_eq!(reply.trailer("x-sum"), Some("1234"));
-    connection.get("/").unwrap().is(200).says("");
+    each_version(|guest| {
+        let platform = Platform::start();
+        platform.deploy("trailers", &guest("trailers"));
+        let mut connection = platform.connect_http2("trailers");
+        let fields = [("trailer", "x-sum"), ("te", "trailers")];
+        let mut stream = connection.begin("POST", "/", &fields).unwrap();
+        stream.send(b"some body").unwrap();
+        stream.finish_with(&[("x-sum", "1234")]).unwrap();
+        let reply = stream.reply().unwrap().is(200).says("some body");
+        assert_eq!(reply.trailer("x-length"), Some("9"));
+        assert_eq!(reply.trailer("x-sum"), Some("1234"));
+        connection.get("/").unwrap().is(200).says("");
+    });
 }
 
 #[test]
 fn a_reply_to_head_has_the_headers_and_no_body_over_http_2() {
-    let platform = Platform::start();
-    platform.deploy("big", &guest("big"));
-    platform.deploy("hello", &guest("hello"));
-    platform.deploy("status", &guest("status"));
-    let mut connection = platform.connect_http2("big");
-    let reply = connection.request("HEAD", "/1", &[], b"").unwrap();
-    let reply = reply.is(200).says("");
-    assert_eq!(reply.header("content-length"), Some("1048576"));
-    connection.host(&platform.host("status"));
-    for status in [204, 304] {
-        let reply = connection.get(&format!("/{status}")).unwrap();
-        reply.is(status).says("");
-    }
-    connection.host(&platform.host("nobody"));
-    let reply = connection.request("HEAD", "/", &[], b"").unwrap();
-    reply.is(404).fails("not-found").says("");
-    connection.host(&platform.host("hello"));
-    let reply = connection.request("HEAD", "/", &[], b"").unwrap();
-    reply.is(200).says("");
-    connection.get("/").unwrap().is(200).says(HELLO);
+    each_version(|guest| {
+        let platform = Platform::start();
+        platform.deploy("big", &guest("big"));
+        platform.deploy("hello", &guest("hello"));
+        platform.deploy("status", &guest("status"));
+        let mut connection = platform.connect_http2("big");
+        let reply = connection.request("HEAD", "/1", &[], b"").unwrap();
+        let reply = reply.is(200).says("");
+        assert_eq!(reply.header("content-length"), Some("1048576"));
+        connection.host(&platform.host("status"));
+        for status in [204, 304] {
+            let reply = connection.get(&format!("/{status}")).unwrap();
+            reply.is(status).says("");
+        }
+        connection.host(&platform.host("nobody"));
+        let reply = connection.request("HEAD", "/", &[], b"").unwrap();
+        reply.is(404).fails("not-found").says("");
+        connection.host(&platform.host("hello"));
+        let reply = connection.request("HEAD", "/", &[], b"").unwrap();
+        reply.is(200).says("");
+        connection.get("/").unwrap().is(200).says(HELLO);
+    });
 }
 
 #[test]
 fn a_reply_may_come_before_the_request_is_read_over_http_2() {
-    let platform = Platform::start();
-    platform.deploy("early", &guest("early"));
-    let mut connection = platform.connect_http2("early");
-    // With and without an end of the request in sight.
-    let body = vec![1; 10 << 20];
-    for _ in 0..10 {
-        let reply = connection.request("POST", "/", &[], &body).unwrap();
-        reply.is(413).says("no, thank you\n");
-        let mut stream = connection.begin("POST", "/", &[]).unwrap();
-        let reply = stream.reply().unwrap();
-        reply.is(413).says("no, thank you\n");
-    }
+    each_version(|guest| {
+        let platform = Platform::start();
+        platform.deploy("early", &guest("early"));
+        let mut connection = platform.connect_http2("early");
+        // With and without an end of the request in sight.
+        let body = vec![1; 10 << 20];
+        for _ in 0..10 {
+            let reply = connection.request("POST", "/", &[], &body).unwrap();
+            reply.is(413).says("no, thank you\n");
+            let mut stream = connection.begin("POST", "/", &[]).unwrap();
+            let reply = stream.reply().unwrap();
+            reply.is(413).says("no, thank you\n");
+        }
+    });
 }
 
 #[test]
 fn a_client_that_gives_a_request_up_ends_its_guest_and_no_other() {
-    let platform = Platform::start();
-    let limits = "[limits]\ncpu = '30s'\nwall = '300s'";
-    platform.deploy_with("endless", &guest("endless"), limits);
-    platform.deploy_with("slow", &guest("slow"), limits);
-    platform.deploy_with("sum", &guest("sum"), limits);
-    let mut connection = platform.connect_http2("slow");
-    let mut going = connection.ask("GET", "/20/100", &[]).unwrap();
-    assert_eq!(going.head().unwrap().status, 200);
-    // Before the reply's head, in the middle of its body, and in the middle of the request's.
-    let waiting = connection.ask("GET", "/wait/200000", &[]).unwrap();
-    connection.host(&platform.host("endless"));
-    let mut reading = connection.ask("GET", "/", &[]).unwrap();
-    assert_eq!(reading.head().unwrap().status, 200);
-    connection.host(&platform.host("sum"));
-    let mut sending = connection.begin("POST", "/", &[]).unwrap();
-    sending.send(b"begin").unwrap();
-    running(&platform, 4);
-    for stream in [waiting, reading, sending] {
-        stream.cancel();
-    }
-    for app in ["slow", "endless", "sum"] {
-        clients_go(&platform, app, 1);
-    }
-    let mut body = Vec::new();
-    going.body(&mut body).unwrap();
-    assert!(String::from_utf8_lossy(&body).ends_with("line 20\n"));
-    running(&platform, 0);
-    clients_go(&platform, "slow", 1);
+    each_version(|guest| {
+        let platform = Platform::start();
+        let limits = "[limits]\ncpu = '30s'\nwall = '300s'";
+        platform.deploy_with("endless", &guest("endless"), limits);
+        platform.deploy_with("slow", &guest("slow"), limits);
+        platform.deploy_with("sum", &guest("sum"), limits);
+        let mut connection = platform.connect_http2("slow");
+        let mut going = connection.ask("GET", "/20/100", &[]).unwrap();
+        assert_eq!(going.head().unwrap().status, 200);
+        // Before the reply's head, in the middle of its body, and in the middle of the request's.
+        let waiting = connection.ask("GET", "/wait/200000", &[]).unwrap();
+        connection.host(&platform.host("endless"));
+        let mut reading = connection.ask("GET", "/", &[]).unwrap();
+        assert_eq!(reading.head().unwrap().status, 200);
+        connection.host(&platform.host("sum"));
+        let mut sending = connection.begin("POST", "/", &[]).unwrap();
+        sending.send(b"begin").unwrap();
+        running(&platform, 4);
+        for stream in [waiting, reading, sending] {
+            stream.cancel();
+        }
+        for app in ["slow", "endless", "sum"] {
+            clients_go(&platform, app, 1);
+        }
+        let mut body = Vec::new();
+        going.body(&mut body).unwrap();
+        assert!(String::from_utf8_lossy(&body).ends_with("line 20\n"));
+        running(&platform, 0);
+        clients_go(&platform, "slow", 1);
+    });
 }
 
 #[test]
 fn a_client_that_closes_its_connection_ends_all_of_its_guests() {
-    let platform = Platform::start();
-    let limits = "[limits]\ncpu = '30s'\nwall = '300s'";
-    platform.deploy_with("slow", &guest("slow"), limits);
-    let mut connection = platform.connect_http2("slow");
-    let streams: Vec<_> = (0..10)
-        .map(|_| connection.ask("GET", "/wait/200000", &[]).unwrap())
-        .collect();
-    running(&platform, 10);
-    drop((streams, connection));
-    clients_go(&platform, "slow", 10);
+    each_version(|guest| {
+        let platform = Platform::start();
+        let limits = "[limits]\ncpu = '30s'\nwall = '300s'";
+        platform.deploy_with("slow", &guest("slow"), limits);
+        let mut connection = platform.connect_http2("slow");
+        let streams: Vec<_> = (0..10)
+            .map(|_| connection.ask("GET", "/wait/200000", &[]).unwrap())
+            .collect();
+        running(&platform, 10);
+        drop((streams, connection));
+        clients_go(&platform, "slow", 10);
+    });
 }
 
 #[test]
 fn a_guest_that_fails_costs_its_own_stream_alone() {
-    let platform = Platform::start();
-    platform.deploy("trap", &guest("trap"));
-    platform.deploy("slow", &guest("slow"));
-    let mut connection = platform.connect_http2("slow");
-    let mut going = connection.ask("GET", "/10/100", &[]).unwrap();
-    connection.host(&platform.host("trap"));
-    connection.get("/").unwrap().is(500).fails("trap");
-    let mut cut = connection.ask("GET", "/middle", &[]).unwrap();
-    assert_eq!(cut.head().unwrap().status, 200);
-    let mut body = Vec::new();
-    let error = cut.body(&mut body).unwrap_err();
-    assert_eq!(reason(&error), Some(Reason::INTERNAL_ERROR), "{error}");
-    let body = String::from_utf8_lossy(&body);
-    assert_eq!(body, "so far, so good");
-    let reply = going.reply().unwrap().is(200);
-    assert!(reply.text().ends_with("line 10\n"), "{}", reply.text());
+    each_version(|guest| {
+        let platform = Platform::start();
+        platform.deploy("trap", &guest("trap"));
+        platform.deploy("slow", &guest("slow"));
+        let mut connection = platform.connect_http2("slow");
+        let mut going = connection.ask("GET", "/10/100", &[]).unwrap();
+        connection.host(&platform.host("trap"));
+        connection.get("/").unwrap().is(500).fails("trap");
+        let mut cut = connection.ask("GET", "/middle", &[]).unwrap();
+        assert_eq!(cut.head().unwrap().status, 200);
+        let mut body = Vec::new();
+        let error = cut.body(&mut body).unwrap_err();
+        assert_eq!(reason(&error), Some(Reason::INTERNAL_ERROR), "{error}");
+        let body = String::from_utf8_lossy(&body);
+        assert_eq!(body, "so far, so good");
+        let reply = going.reply().unwrap().is(200);
+        assert!(reply.text().ends_with("line 10\n"), "{}", reply.text());
+    });
 }
 
 #[test]
 fn a_reply_that_takes_too_long_is_cut_over_http_2() {
-    let platform = Platform::start();
-    platform.deploy_with("slow", &guest("slow"), "[limits]\nwall = '500ms'");
-    platform.deploy("hello", &guest("hello"));
-    let mut connection = platform.connect_http2("slow");
-    let reply = connection.get("/wait/60000").unwrap();
-    reply.is(504).fails("wall-limit");
-    let mut stream = connection.ask("GET", "/1000/100", &[]).unwrap();
-    assert_eq!(stream.head().unwrap().status, 200);
-    let error = stream.body(&mut Vec::new()).unwrap_err();
-    assert_eq!(reason(&error), Some(Reason::INTERNAL_ERROR), "{error}");
-    connection.host(&platform.host("hello"));
-    connection.get("/").unwrap().is(200).says(HELLO);
+    each_version(|guest| {
+        let platform = Platform::start();
+        platform.deploy_with("slow", &guest("slow"), "[limits]\nwall = '500ms'");
+        platform.deploy("hello", &guest("hello"));
+        let mut connection = platform.connect_http2("slow");
+        let reply = connection.get("/wait/60000").unwrap();
+        reply.is(504).fails("wall-limit");
+        let mut stream = connection.ask("GET", "/1000/100", &[]).unwrap();
+        assert_eq!(stream.head().unwrap().status, 200);
+        let error = stream.body(&mut Vec::new()).unwrap_err();
+        assert_eq!(reason(&error), Some(Reason::INTERNAL_ERROR), "{error}");
+        connection.host(&platform.host("hello"));
+        connection.get("/").unwrap().is(200).says(HELLO);
+    });
 }
 
 #[test]
@@ -330,16 +353,18 @@ fn the_platforms_own_replies_are_the_same_over_http_2() {
 
 #[test]
 fn a_hundred_requests_are_under_way_on_one_connection() {
-    let platform = Platform::configured("workers = 1");
-    platform.deploy("slow", &guest("slow"));
-    let mut connection = platform.connect_http2("slow");
-    let mut streams: Vec<_> = (0..100)
-        .map(|_| connection.ask("GET", "/wait/5000", &[]).unwrap())
-        .collect();
-    running(&platform, 100);
-    for stream in &mut streams {
-        stream.reply().unwrap().is(200).says("waited\n");
-    }
+    each_version(|guest| {
+        let platform = Platform::configured("workers = 1");
+        platform.deploy("slow", &guest("slow"));
+        let mut connection = platform.connect_http2("slow");
+        let mut streams: Vec<_> = (0..100)
+            .map(|_| connection.ask("GET", "/wait/5000", &[]).unwrap())
+            .collect();
+        running(&platform, 100);
+        for stream in &mut streams {
+            stream.reply().unwrap().is(200).says("waited\n");
+        }
+    });
 }
 
 #[test]

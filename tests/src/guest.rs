@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 pub enum Guest {
     /// A `wasi:http` 0.2 component.
     Component(&'static str),
+    /// A `wasi:http` 0.3 service.
+    Service(&'static str),
     /// A preview-1 command.
     CommandModule(&'static str),
     /// A `wasi:cli/run` component.
@@ -22,8 +24,14 @@ pub enum Guest {
 impl Guest {
     /// Where it was built.
     pub fn path(self) -> PathBuf {
+        const COMPONENTS: &str = "guests/wasm32-wasip2/release/examples";
+        let service;
         let (folder, name) = match self {
-            Self::Component(name) => ("guests/wasm32-wasip2/release/examples", name),
+            Self::Component(name) => (COMPONENTS, name),
+            Self::Service(name) => {
+                service = format!("{name}_03");
+                (COMPONENTS, service.as_str())
+            }
             Self::CommandModule(name) => ("guests/wasm32-wasip1/release", name),
             Self::CommandComponent(name) => ("guests/wasm32-wasip2/release", name),
             Self::Module(name) => ("guests/wasm32-wasip1/release/examples", name),
@@ -43,6 +51,12 @@ impl Guest {
             )
         })
     }
+}
+
+/// Runs a test with the guests as components of `wasi:http` 0.2, then with the same ones as services of 0.3.
+pub fn each_version(test: impl Fn(fn(&'static str) -> Vec<u8>)) {
+    test(guest);
+    test(|name| Guest::Service(name).bytes());
 }
 
 /// The component `name` of tests/guests/components.

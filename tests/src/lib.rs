@@ -20,7 +20,7 @@ pub use api::{Answer, Api};
 pub use client::{Connection, Head, Reply, raw};
 pub use command_line::{Ran, run};
 pub use dev::Dev;
-pub use guest::{Guest, guest, variant};
+pub use guest::{Guest, each_version, guest, variant};
 pub use http2::Http2;
 pub use load::{Load, Report};
 pub use platform::{Platform, Settings, bare, binary, manifest_of};

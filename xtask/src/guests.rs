@@ -14,6 +14,7 @@ pub fn build(progress: &mut Progress) -> Result<(), Failure> {
         "build",
         "--release",
         "--locked",
+        "--workspace",
         "--lib",
         "--examples",
         "--bins",

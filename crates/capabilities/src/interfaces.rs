@@ -12,14 +12,18 @@ pub enum Standing {
 
 /// Which versions of an interface are the same to a guest.
 enum Versions {
-    /// Every stable 0.2: versions without a pre-release part are matched by semver track.
-    Stable02,
+    /// Every stable version of these tracks, such as `0.2`: those without a pre-release part are matched by track.
+    Stable(&'static [&'static str]),
     /// These and no others: a pre-release is matched to the letter.
     Exactly(&'static [&'static str]),
 }
 
 use Standing::{Denied, Free};
-use Versions::{Exactly, Stable02};
+use Versions::{Exactly, Stable};
+
+const P2: Versions = Stable(&["0.2"]);
+const P3: Versions = Stable(&["0.3"]);
+const BOTH: Versions = Stable(&["0.2", "0.3"]);
 
 const HTTP: Standing = Denied(r#"http = ["https://api.example.com"]"#);
 const TCP: Standing = Denied(r#"tcp = ["db.example.com:5432"]"#);
@@ -28,40 +32,45 @@ const TCP: Standing = Denied(r#"tcp = ["db.example.com:5432"]"#);
 pub const PREVIEW1: &str = "wasi_snapshot_preview1";
 
 const INTERFACES: &[(&str, Versions, Standing)] = &[
-    ("wasi:cli/environment", Stable02, Free),
-    ("wasi:cli/exit", Stable02, Free),
-    ("wasi:cli/stderr", Stable02, Free),
-    ("wasi:cli/stdin", Stable02, Free),
-    ("wasi:cli/stdout", Stable02, Free),
-    ("wasi:cli/terminal-input", Stable02, Free),
-    ("wasi:cli/terminal-output", Stable02, Free),
-    ("wasi:cli/terminal-stderr", Stable02, Free),
-    ("wasi:cli/terminal-stdin", Stable02, Free),
-    ("wasi:cli/terminal-stdout", Stable02, Free),
-    ("wasi:clocks/monotonic-clock", Stable02, Free),
-    ("wasi:clocks/wall-clock", Stable02, Free),
+    ("wasi:cli/environment", BOTH, Free),
+    ("wasi:cli/exit", BOTH, Free),
+    ("wasi:cli/stderr", BOTH, Free),
+    ("wasi:cli/stdin", BOTH, Free),
+    ("wasi:cli/stdout", BOTH, Free),
+    ("wasi:cli/terminal-input", BOTH, Free),
+    ("wasi:cli/terminal-output", BOTH, Free),
+    ("wasi:cli/terminal-stderr", BOTH, Free),
+    ("wasi:cli/terminal-stdin", BOTH, Free),
+    ("wasi:cli/terminal-stdout", BOTH, Free),
+    ("wasi:cli/types", P3, Free),
+    ("wasi:clocks/monotonic-clock", BOTH, Free),
+    ("wasi:clocks/system-clock", P3, Free),
+    ("wasi:clocks/types", P3, Free),
+    ("wasi:clocks/wall-clock", P2, Free),
     (
         "wasi:config/store",
         Exactly(&["0.2.0-draft", "0.2.0-draft-2024-09-27", "0.2.0-rc.1"]),
         Free,
     ),
-    ("wasi:filesystem/preopens", Stable02, Free),
-    ("wasi:filesystem/types", Stable02, Free),
-    ("wasi:http/outgoing-handler", Stable02, HTTP),
-    ("wasi:http/types", Stable02, Free),
-    ("wasi:io/error", Stable02, Free),
-    ("wasi:io/poll", Stable02, Free),
-    ("wasi:io/streams", Stable02, Free),
-    ("wasi:random/insecure", Stable02, Free),
-    ("wasi:random/insecure-seed", Stable02, Free),
-    ("wasi:random/random", Stable02, Free),
-    ("wasi:sockets/instance-network", Stable02, TCP),
-    ("wasi:sockets/ip-name-lookup", Stable02, TCP),
-    ("wasi:sockets/network", Stable02, TCP),
-    ("wasi:sockets/tcp", Stable02, TCP),
-    ("wasi:sockets/tcp-create-socket", Stable02, TCP),
-    ("wasi:sockets/udp", Stable02, TCP),
-    ("wasi:sockets/udp-create-socket", Stable02, TCP),
+    ("wasi:filesystem/preopens", BOTH, Free),
+    ("wasi:filesystem/types", BOTH, Free),
+    ("wasi:http/client", P3, HTTP),
+    ("wasi:http/outgoing-handler", P2, HTTP),
+    ("wasi:http/types", BOTH, Free),
+    ("wasi:io/error", P2, Free),
+    ("wasi:io/poll", P2, Free),
+    ("wasi:io/streams", P2, Free),
+    ("wasi:random/insecure", BOTH, Free),
+    ("wasi:random/insecure-seed", BOTH, Free),
+    ("wasi:random/random", BOTH, Free),
+    ("wasi:sockets/instance-network", P2, TCP),
+    ("wasi:sockets/ip-name-lookup", BOTH, TCP),
+    ("wasi:sockets/network", P2, TCP),
+    ("wasi:sockets/tcp", P2, TCP),
+    ("wasi:sockets/tcp-create-socket", P2, TCP),
+    ("wasi:sockets/types", P3, TCP),
+    ("wasi:sockets/udp", P2, TCP),
+    ("wasi:sockets/udp-create-socket", P2, TCP),
 ];
 
 /// How Midge stands to the interface that a guest calls `name`, such as `wasi:http/types@0.2.6`; none if it does not
@@ -79,21 +88,22 @@ pub fn find(name: &str) -> Option<Standing> {
 pub fn known_versions(interface: &str) -> Option<String> {
     let (_, versions, _) = INTERFACES.iter().find(|(known, ..)| *known == interface)?;
     Some(match versions {
-        Stable02 => "0.2".into(),
+        Stable(tracks) => tracks.join(" and "),
         Exactly(versions) => versions.join(", "),
     })
 }
 
-/// Whether `version` is a stable 0.2.
-pub fn is_stable_02(version: &str) -> bool {
-    let patch = version.strip_prefix("0.2.");
+/// Whether `version` is a stable one of `track`: `0.2.6` is of `0.2`, `0.2.0-rc.1` of none.
+pub fn is_stable(version: &str, track: &str) -> bool {
+    let rest = version.strip_prefix(track);
+    let patch = rest.and_then(|rest| rest.strip_prefix('.'));
     patch.is_some_and(|patch| !patch.is_empty() && patch.bytes().all(|b| b.is_ascii_digit()))
 }
 
 impl Versions {
     fn include(&self, version: &str) -> bool {
         match self {
-            Stable02 => is_stable_02(version),
+            Stable(tracks) => tracks.iter().any(|track| is_stable(version, track)),
             Exactly(versions) => versions.contains(&version),
         }
     }
@@ -111,7 +121,13 @@ mod tests {
         check("wasi:http/types@0.2.0", Some(Free));
         check("wasi:http/types@0.2.12", Some(Free));
         check("wasi:http/types@0.2.999", Some(Free));
-        check("wasi:http/types@0.3.0", None);
+        check("wasi:http/types@0.3.0", Some(Free));
+        check("wasi:http/types@0.3.2", Some(Free));
+        check("wasi:http/types@0.3.0-rc-2026-03-15", None);
+        check("wasi:http/types@0.4.0", None);
+        check("wasi:http/client@0.3.0", Some(HTTP));
+        check("wasi:http/client@0.2.0", None);
+        check("wasi:io/streams@0.3.0", None);
         check("wasi:http/types@0.2.0-rc-2023-11-10", None);
         check("wasi:http/types@0.2.", None);
         check("wasi:http/types", None);

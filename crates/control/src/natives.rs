@@ -37,7 +37,8 @@ pub(crate) struct Natives {
     pub keys: Arc<Keys>,
     /// What starts a compile child.
     pub command: Vec<OsString>,
-    /// What every upload is compiled for.
+    /// What uploads are compiled for: those of one engine and class of processors follow each other, and what an
+    /// upload is decides on one of them.
     pub builds: Vec<BuildKey>,
     /// For files that are not yet artifacts.
     pub temporary: PathBuf,
@@ -52,7 +53,7 @@ struct KeptNative {
 }
 
 impl Natives {
-    /// Sees to it that there is native code for every wanted build, for a tenant's request or, without one, for
+    /// Sees to it that there is native code for every class of processors, for a tenant's request or, without one, for
     /// the platform itself. The upload is pinned by the caller.
     pub async fn ensure(
         &self,
@@ -60,52 +61,71 @@ impl Natives {
         wasm: Digest,
     ) -> Result<Inspection, NativeError> {
         let mut known = None;
-        for build in &self.builds {
-            let inspection = match self.find(wasm, build).await? {
+        for builds in self.targets() {
+            let inspection = match self.find(wasm, builds).await? {
                 Some(inspection) => inspection,
-                None => self.make_in_turn(tenant, wasm, build).await?,
+                None => self.make_in_turn(tenant, wasm, builds).await?,
             };
             known.get_or_insert(inspection);
         }
         Ok(known.expect("the platform wants at least one build"))
     }
 
+    /// The builds of each engine and class of processors, of which an upload has one.
+    fn targets(&self) -> impl Iterator<Item = &[BuildKey]> {
+        let alike = |a: &BuildKey, b: &BuildKey| a.engine == b.engine && a.cpu == b.cpu;
+        self.builds.chunk_by(alike)
+    }
+
     /// As [`Self::ensure`] for the platform itself; whether some was there and damaged.
     pub async fn repair(&self, wasm: Digest) -> Result<bool, NativeError> {
         let mut damaged = false;
-        for build in &self.builds {
-            if self.find(wasm, build).await?.is_none() {
-                damaged |= self.kept(wasm, build).await?.is_some();
-                self.make_in_turn(None, wasm, build).await?;
+        for builds in self.targets() {
+            if self.find(wasm, builds).await?.is_none() {
+                damaged |= self.any_kept(wasm, builds).await?;
+                self.make_in_turn(None, wasm, builds).await?;
             }
         }
         Ok(damaged)
     }
 
-    /// Whether there is native code for every wanted build. Its bytes are not looked at.
+    /// Whether there is native code for every class of processors. Its bytes are not looked at.
     pub async fn is_kept(&self, wasm: Digest) -> Result<bool, NativeError> {
-        for build in &self.builds {
-            if self.kept(wasm, build).await?.is_none() {
+        for builds in self.targets() {
+            if !self.any_kept(wasm, builds).await? {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
+    async fn any_kept(&self, wasm: Digest, builds: &[BuildKey]) -> Result<bool, NativeError> {
+        for build in builds {
+            if self.kept(wasm, build).await?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// What an upload is, if there is native code of it that is what it should be.
     async fn find(
         &self,
         wasm: Digest,
-        build: &BuildKey,
+        builds: &[BuildKey],
     ) -> Result<Option<Inspection>, NativeError> {
-        let Some(kept) = self.kept(wasm, build).await? else {
-            return Ok(None);
-        };
-        // Damaged code is as good as none: it is made again.
-        Ok(match self.signed_header(&kept.header, wasm, build).await {
-            Some(header) if has_digest(kept.body, header.body).await => Some(kept.inspection),
-            _ => None,
-        })
+        for build in builds {
+            let Some(kept) = self.kept(wasm, build).await? else {
+                continue;
+            };
+            // Damaged code is as good as none: it is made again.
+            if let Some(header) = self.signed_header(&kept.header, wasm, build).await
+                && has_digest(kept.body, header.body).await
+            {
+                return Ok(Some(kept.inspection));
+            }
+        }
+        Ok(None)
     }
 
     /// What an upload is and where its native code lies, if there is any.
@@ -164,11 +184,11 @@ impl Natives {
         &self,
         tenant: Option<&TenantName>,
         wasm: Digest,
-        build: &BuildKey,
+        builds: &[BuildKey],
     ) -> Result<Inspection, NativeError> {
         let _turn = self.turns.take(tenant).await?;
         // Whoever had the turn before may have made it.
-        if let Some(inspection) = self.find(wasm, build).await? {
+        if let Some(inspection) = self.find(wasm, builds).await? {
             return Ok(inspection);
         }
         let upload = self.distribution.fetch(&ArtifactKey::Wasm(wasm)).await?;
@@ -176,8 +196,10 @@ impl Natives {
             return Err(NativeError::DamagedUpload(wasm));
         }
         let compiled = compile(&self.command, &upload, &self.temporary).await?;
-        if compiled.build != *build {
-            let how = format!("it built for `{}`; `{build}` is wanted", compiled.build);
+        if !builds.contains(&compiled.build) {
+            let wanted: Vec<String> = builds.iter().map(|build| format!("`{build}`")).collect();
+            let wanted = wanted.join(" or ");
+            let how = format!("it built for `{}`; {wanted} is wanted", compiled.build);
             let stderr = String::new();
             return Err(CompileError::Failed { how, stderr }.into());
         }

@@ -117,6 +117,8 @@ impl Hasher {
 pub enum EngineSetting {
     /// `wasi:http` 0.2 components and commands: no component-async.
     A,
+    /// `wasi:http` 0.3 components: component-async.
+    B,
 }
 
 /// The instructions native code may use. Never "whatever the compiling machine has".
@@ -153,11 +155,12 @@ pub struct BuildKey {
 }
 
 impl EngineSetting {
-    pub const ALL: [Self; 1] = [Self::A];
+    pub const ALL: [Self; 2] = [Self::A, Self::B];
 
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::A => "a",
+            Self::B => "b",
         }
     }
 }

@@ -54,6 +54,7 @@ limits! {
     MEMORIES: u64 = fixed("memories", 4, "linear memories of one instance");
     CORE_INSTANCES: u64 = fixed("core-instances", 32, "core instances of one component");
     RESOURCES: u64 = fixed("resources", 1_024, "host resources (streams, bodies, headers) one invocation holds at once");
+    TASKS: u64 = fixed("tasks", 1_024, "tasks, streams and futures that one invocation of WASI 0.3 holds at once");
     HANDLES: u64 = fixed("handles", 4_096, "component-model handles one invocation holds at once");
     HOST_CALL_COPY: Size = fixed("host-call-copy", Size::mib(4), "bytes one host call copies from the guest");
     RANDOM: Size = fixed("random", Size::kib(64), "random bytes one call may ask for");

@@ -34,6 +34,8 @@ impl fmt::Display for VersionNumber {
 pub enum GuestKind {
     /// A component that exports `wasi:http/incoming-handler@0.2.*`.
     HttpComponent,
+    /// A component that exports `wasi:http/handler@0.3.*`.
+    HttpService,
     /// A core module with `_start` and preview-1 imports, spoken to by CGI (RFC 3875).
     CommandModule,
     /// A component that exports `wasi:cli/run@0.2.*`, spoken to by CGI.
@@ -45,12 +47,14 @@ impl GuestKind {
     pub const fn setting(self) -> EngineSetting {
         match self {
             Self::HttpComponent | Self::CommandModule | Self::CommandComponent => EngineSetting::A,
+            Self::HttpService => EngineSetting::B,
         }
     }
 
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::HttpComponent => "http-component",
+            Self::HttpService => "http-service",
             Self::CommandModule => "command-module",
             Self::CommandComponent => "command-component",
         }

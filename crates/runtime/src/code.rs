@@ -10,6 +10,7 @@ use wasmtime::{Module, component};
 
 use crate::Engine;
 use crate::context::Context;
+use crate::engine::Side;
 
 /// Why native code could not be made ready.
 #[derive(Debug, thiserror::Error)]
@@ -51,11 +52,8 @@ impl Code {
         // SAFETY: the caller's promise is the one that loading asks for.
         let linked = unsafe {
             match kind {
-                GuestKind::HttpComponent => {
-                    load_component(engine, native, "wasi:http/incoming-handler", "handle")?
-                }
-                GuestKind::CommandComponent => {
-                    load_component(engine, native, "wasi:cli/run", "run")?
+                GuestKind::HttpComponent | GuestKind::HttpService | GuestKind::CommandComponent => {
+                    load_component(engine.side(kind.setting()), native, door(kind))?
                 }
                 GuestKind::CommandModule => load_module(engine, native)?,
             }
@@ -68,50 +66,68 @@ impl Code {
     }
 }
 
+/// Where a component is entered.
+struct Door {
+    interface: &'static str,
+    /// How the versions of it begin that are known.
+    track: &'static str,
+    function: &'static str,
+}
+
+/// The door of a kind of component.
+fn door(kind: GuestKind) -> Door {
+    let (interface, track, function) = match kind {
+        GuestKind::HttpComponent => ("wasi:http/incoming-handler", "@0.2.", "handle"),
+        GuestKind::HttpService => ("wasi:http/handler", "@0.3.", "handle"),
+        GuestKind::CommandComponent => ("wasi:cli/run", "@0.2.", "run"),
+        GuestKind::CommandModule => unreachable!("a module is entered by a function of its own"),
+    };
+    Door {
+        interface,
+        track,
+        function,
+    }
+}
+
 /// # Safety
 /// As [`Code::load`].
-unsafe fn load_component(
-    engine: &Engine,
-    native: OwnedFd,
-    interface: &'static str,
-    function: &str,
-) -> Result<Linked, LoadError> {
+unsafe fn load_component(side: &Side, native: OwnedFd, door: Door) -> Result<Linked, LoadError> {
     // The engine opens components by name alone; this name is the descriptor itself.
     let path = format!("/proc/self/fd/{}", native.as_raw_fd());
     // SAFETY: the caller's promise.
     let component =
-        unsafe { Component::deserialize_file(engine.wasm(), path) }.map_err(LoadError::Refused)?;
-    let entry = find_entry(engine, &component, interface, function)
-        .ok_or(LoadError::NoExport(interface))?;
-    let pre = engine
-        .components()
+        unsafe { Component::deserialize_file(&side.wasm, path) }.map_err(LoadError::Refused)?;
+    let entry =
+        find_entry(&side.wasm, &component, &door).ok_or(LoadError::NoExport(door.interface))?;
+    let pre = side
+        .components
         .instantiate_pre(&component)
         .map_err(LoadError::Unlinkable)?;
     Ok(Linked::Component { pre, entry })
 }
 
-/// The function `function` of `interface` in whichever 0.2 version the component exports it.
+/// The door's function in whichever version the component exports it.
 fn find_entry(
-    engine: &Engine,
+    wasm: &wasmtime::Engine,
     component: &Component,
-    interface: &str,
-    function: &str,
+    door: &Door,
 ) -> Option<ComponentExportIndex> {
     let ty = component.component_type();
-    let mut exports = ty.exports(engine.wasm()).map(|(name, _)| name);
+    let mut exports = ty.exports(wasm).map(|(name, _)| name);
     let name = exports.find(|name| {
-        name.strip_prefix(interface)
-            .is_some_and(|rest| rest.starts_with("@0.2."))
+        name.strip_prefix(door.interface)
+            .is_some_and(|rest| rest.starts_with(door.track))
     })?;
     let instance = component.get_export_index(None, name)?;
-    component.get_export_index(Some(&instance), function)
+    component.get_export_index(Some(&instance), door.function)
 }
 
 /// # Safety
 /// As [`Code::load`].
 unsafe fn load_module(engine: &Engine, native: OwnedFd) -> Result<Linked, LoadError> {
+    let wasm = &engine.side(GuestKind::CommandModule.setting()).wasm;
     // SAFETY: the caller's promise.
-    let module = unsafe { Module::deserialize_open_file(engine.wasm(), File::from(native)) }
+    let module = unsafe { Module::deserialize_open_file(wasm, File::from(native)) }
         .map_err(LoadError::Refused)?;
     if module.get_export("_start").is_none() {
         return Err(LoadError::NoExport("_start"));

@@ -36,31 +36,43 @@ pub struct PoolSettings {
 pub struct Engine(Arc<Inner>);
 
 struct Inner {
-    wasm: wasmtime::Engine,
-    components: component::Linker<Context>,
+    a: Side,
+    b: Side,
+    /// Of setting A.
     modules: wasmtime::Linker<Context>,
     ticker: Ticker,
+}
+
+/// The engine with one of its settings.
+pub(crate) struct Side {
+    pub wasm: wasmtime::Engine,
+    pub components: component::Linker<Context>,
 }
 
 impl Engine {
     /// The engine of a worker, its pool and its linkers.
     pub fn for_worker(pool: PoolSettings) -> Result<Self, EngineError> {
-        let wasm = running(EngineSetting::A, pool)?;
+        let side = |setting| {
+            let wasm = running(setting, pool)?;
+            let components = link_components(&wasm, setting).map_err(EngineError)?;
+            Ok(Side { wasm, components })
+        };
+        let (a, b) = (side(EngineSetting::A)?, side(EngineSetting::B)?);
+        let ticker = Ticker::start([a.wasm.clone(), b.wasm.clone()]);
         let inner = Inner {
-            components: link_components(&wasm).map_err(EngineError)?,
-            modules: link_modules(&wasm).map_err(EngineError)?,
-            ticker: Ticker::start(wasm.clone()).map_err(|e| EngineError(e.into()))?,
-            wasm,
+            modules: link_modules(&a.wasm).map_err(EngineError)?,
+            ticker: ticker.map_err(|e| EngineError(e.into()))?,
+            a,
+            b,
         };
         Ok(Self(Arc::new(inner)))
     }
 
-    pub(crate) fn wasm(&self) -> &wasmtime::Engine {
-        &self.0.wasm
-    }
-
-    pub(crate) fn components(&self) -> &component::Linker<Context> {
-        &self.0.components
+    pub(crate) fn side(&self, setting: EngineSetting) -> &Side {
+        match setting {
+            EngineSetting::A => &self.0.a,
+            EngineSetting::B => &self.0.b,
+        }
     }
 
     pub(crate) fn modules(&self) -> &wasmtime::Linker<Context> {
@@ -75,6 +87,7 @@ impl Engine {
 /// Everything a component may import. What no grant covers is here too, and denies.
 pub(crate) fn link_components(
     wasm: &wasmtime::Engine,
+    setting: EngineSetting,
 ) -> wasmtime::Result<component::Linker<Context>> {
     let mut linker = component::Linker::new(wasm);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
@@ -84,6 +97,13 @@ pub(crate) fn link_components(
     linker.allow_shadowing(false);
     capabilities::http::host::add_to_linker(&mut linker)?;
     capabilities::config::host::add_to_linker(&mut linker)?;
+    match setting {
+        EngineSetting::A => {}
+        EngineSetting::B => {
+            wasmtime_wasi::p3::add_to_linker(&mut linker)?;
+            capabilities::http::host::wasi03::add_to_linker(&mut linker)?;
+        }
+    }
     Ok(linker)
 }
 
@@ -129,13 +149,15 @@ fn running(setting: EngineSetting, pool: PoolSettings) -> Result<wasmtime::Engin
 
 /// The features of Wasm that guests may use; every other one is off, and refused by name at deploy.
 pub(crate) fn features(setting: EngineSetting) -> WasmFeatures {
+    let plain = WasmFeatures::WASM2
+        .difference(WasmFeatures::GC_TYPES)
+        .union(WasmFeatures::TAIL_CALL)
+        .union(WasmFeatures::EXTENDED_CONST)
+        .union(WasmFeatures::RELAXED_SIMD)
+        .union(WasmFeatures::COMPONENT_MODEL);
     match setting {
-        EngineSetting::A => WasmFeatures::WASM2
-            .difference(WasmFeatures::GC_TYPES)
-            .union(WasmFeatures::TAIL_CALL)
-            .union(WasmFeatures::EXTENDED_CONST)
-            .union(WasmFeatures::RELAXED_SIMD)
-            .union(WasmFeatures::COMPONENT_MODEL),
+        EngineSetting::A => plain,
+        EngineSetting::B => plain.union(WasmFeatures::CM_ASYNC),
     }
 }
 
@@ -149,6 +171,8 @@ fn config(setting: EngineSetting) -> Config {
         // from the memory of the one to that of the other.
         .wasm_features(WasmFeatures::MULTI_MEMORY, true);
     config
+        // A quarter of the cost of a call, where it is not needed.
+        .concurrency_support(setting == EngineSetting::B)
         .relaxed_simd_deterministic(true)
         .epoch_interruption(true)
         .max_wasm_stack(512 << 10)

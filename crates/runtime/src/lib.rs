@@ -11,6 +11,7 @@ mod outcome;
 mod pool;
 mod preview1;
 mod run;
+mod service;
 mod ticker;
 mod turns;
 mod vitals;

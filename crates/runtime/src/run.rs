@@ -12,7 +12,7 @@ use capabilities::http::host::{HttpContext, NewRequest, offer};
 use capabilities::http::{Answer, GaveUp, Incoming, OutgoingReader};
 use capabilities::logs::{LineSink, Lines};
 use http_body::Frame;
-use model::{Entry, LogStream, Outcome, Usage, limits};
+use model::{Entry, GuestKind, LogStream, Outcome, Usage, limits};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use wasmtime::Store;
@@ -22,6 +22,7 @@ use crate::cgi;
 use crate::code::Linked;
 use crate::context::Context;
 use crate::outcome::{Misbehaviour, judge, over};
+use crate::service;
 use crate::turns::Place;
 use crate::vitals::Vitals;
 use crate::{Code, Engine, Slot};
@@ -358,25 +359,28 @@ async fn call(
     sink: Arc<dyn LineSink>,
 ) -> wasmtime::Result<()> {
     let began = Instant::now();
+    let wasm = &engine.side(code.kind().setting()).wasm;
     match &code.linked {
         Linked::Component {
             pre,
             entry: function,
-        } if code.kind() == model::GuestKind::HttpComponent => {
+        } if code.kind() == GuestKind::HttpService => {
+            // Its answer has a way of its own.
+            let http = HttpContext::new(oneshot::channel().0);
+            let store = store(wasm, Context::new(entry, http, vitals, sink));
+            let request = new_request(parts, facts, incoming);
+            service::serve(store, pre, function, request, answer).await
+        }
+        Linked::Component {
+            pre,
+            entry: function,
+        } if code.kind() == GuestKind::HttpComponent => {
             let context = Context::new(entry, HttpContext::new(answer), vitals.clone(), sink);
-            let mut store = store(&engine, context);
+            let mut store = store(wasm, context);
             let instance = pre.instantiate_async(&mut store).await?;
             vitals.instantiated_in(began.elapsed());
             let handle = instance.get_typed_func::<(_, _), ()>(&mut store, function)?;
-            let Facts {
-                scheme, authority, ..
-            } = facts;
-            let request = NewRequest {
-                parts,
-                scheme,
-                authority,
-                body: incoming,
-            };
+            let request = new_request(parts, facts, incoming);
             let arguments = offer(store.data_mut().table(), request)?;
             let returned = handle.call_async(&mut store, arguments).await;
             check_answer(&store.data().http, returned)
@@ -390,7 +394,7 @@ async fn call(
                 stdout: stdout.clone(),
             };
             let context = Context::for_command(entry, command, vitals.clone(), sink);
-            let mut store = store(&engine, context);
+            let mut store = store(wasm, context);
             let returned = match linked {
                 Linked::Component {
                     pre,
@@ -415,9 +419,19 @@ async fn call(
     }
 }
 
+/// A request as its guest is handed it.
+fn new_request(parts: http::request::Parts, facts: Facts, body: Incoming) -> NewRequest {
+    NewRequest {
+        parts,
+        scheme: facts.scheme,
+        authority: facts.authority,
+        body,
+    }
+}
+
 /// A store with every limit armed.
-fn store(engine: &Engine, context: Context) -> Store<Context> {
-    let mut store = Store::new(engine.wasm(), context);
+fn store(wasm: &wasmtime::Engine, context: Context) -> Store<Context> {
+    let mut store = Store::new(wasm, context);
     store.limiter(|context| &mut context.memory);
     store.set_hostcall_fuel(limits::HOST_CALL_COPY.default.as_usize());
     store.set_max_component_handles(limits::HANDLES.default as usize);

@@ -1,4 +1,4 @@
-//! The ticker: moves the engine's epoch on each millisecond while a guest runs, and sleeps while none does.
+//! The ticker: moves the engines' epochs on each millisecond while a guest runs, and sleeps while none does.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -23,14 +23,14 @@ struct State {
 }
 
 impl Ticker {
-    pub fn start(engine: wasmtime::Engine) -> std::io::Result<Self> {
+    pub fn start(engines: [wasmtime::Engine; 2]) -> std::io::Result<Self> {
         let state = Arc::new(State::default());
         let shared = state.clone();
         let thread = thread::Builder::new()
             .name("ticker".into())
             .spawn(move || {
                 ask_to_run_soon();
-                tick(&shared, &engine);
+                tick(&shared, &engines);
             })?;
         Ok(Self {
             state,
@@ -91,12 +91,14 @@ fn ask_to_run_soon() {
     unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
 }
 
-fn tick(state: &State, engine: &wasmtime::Engine) {
+fn tick(state: &State, engines: &[wasmtime::Engine]) {
     let mut idle = 0;
     while !state.stopped.load(SeqCst) {
         thread::sleep(TICK);
         if state.running.load(SeqCst) > 0 {
-            engine.increment_epoch();
+            for engine in engines {
+                engine.increment_epoch();
+            }
             idle = 0;
             continue;
         }

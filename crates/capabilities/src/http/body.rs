@@ -141,9 +141,14 @@ struct OutgoingState {
     written: u64,
     end: End,
     reader_gone: bool,
+    failed: bool,
+    /// The reader went before it had taken all bytes.
+    lost: bool,
     discarding: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
+    /// Who waits for [`Outgoing::poll_taken`].
+    onlooker: Option<Waker>,
     /// Counted for its guest as long as there is a body.
     _memory: Option<Held>,
 }
@@ -200,9 +205,12 @@ impl Outgoing {
             written: 0,
             end: End::Open,
             reader_gone: false,
+            failed: false,
+            lost: false,
             discarding: false,
             reader: None,
             writer: None,
+            onlooker: None,
             _memory: memory,
         })))
     }
@@ -264,15 +272,36 @@ impl Outgoing {
     fn end(&self, end: End) {
         let mut state = self.lock();
         if matches!(state.end, End::Open) {
+            state.failed = matches!(end, End::Failed(_));
             state.end = end;
             wake(state.reader.take());
             wake(state.writer.take());
+            if state.failed || state.discarding {
+                wake(state.onlooker.take());
+            }
         }
+    }
+
+    /// Resolves when nothing more of the body will be taken: whether nothing that was written is missing.
+    pub fn poll_taken(&self, context: &mut Context<'_>) -> Poll<bool> {
+        let mut state = self.lock();
+        let discarded = state.discarding && !matches!(state.end, End::Open);
+        if matches!(state.end, End::Told) || state.failed || state.reader_gone || discarded {
+            return Poll::Ready(!(state.failed || state.lost));
+        }
+        state.onlooker = Some(context.waker().clone());
+        Poll::Pending
+    }
+
+    /// Whether the guest has ended the body, well or not.
+    pub fn has_ended(&self) -> bool {
+        !matches!(self.lock().end, End::Open)
     }
 
     /// Whether the guest has ended the body well.
     pub fn is_finished(&self) -> bool {
-        matches!(self.lock().end, End::Finished(_) | End::Told)
+        let state = self.lock();
+        !state.failed && matches!(state.end, End::Finished(_) | End::Told)
     }
 
     /// How many bytes the guest has written.
@@ -347,6 +376,7 @@ impl http_body::Body for OutgoingReader {
             // The last chunk and the end are told at once, so that the reader need not ask again.
             if state.chunks.is_empty() && matches!(state.end, End::Finished(None)) {
                 state.end = End::Told;
+                wake(state.onlooker.take());
             }
             return Poll::Ready(Some(Ok(Frame::data(chunk))));
         }
@@ -356,8 +386,11 @@ impl http_body::Body for OutgoingReader {
                 state.reader = Some(context.waker().clone());
                 Poll::Pending
             }
-            End::Finished(Some(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
-            End::Finished(None) | End::Told => Poll::Ready(None),
+            End::Finished(trailers) => {
+                wake(state.onlooker.take());
+                Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
+            }
+            End::Told => Poll::Ready(None),
             End::Failed(outcome) => Poll::Ready(Some(Err(Truncated(outcome)))),
         }
     }
@@ -378,9 +411,11 @@ impl Drop for OutgoingReader {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.reader_gone = !state.discarding;
+        state.lost = state.reader_gone && !state.chunks.is_empty();
         state.chunks.clear();
         state.waiting = 0;
         wake(state.writer.take());
+        wake(state.onlooker.take());
     }
 }
 
@@ -453,6 +488,29 @@ mod tests {
         let held = 1064 * written.count();
         assert!((CHUNK..=WITHOUT_ASKING).contains(&held), "{held}");
         assert_eq!(body.write(vec![0; 4 << 20].into()), Err(WriteError::NoRoom));
+    }
+
+    #[tokio::test]
+    async fn who_looks_on_hears_whether_anything_is_missing() {
+        let looks = |body: &Outgoing| body.poll_taken(&mut noop());
+        let body = Outgoing::new();
+        let mut reader = body.reader();
+        body.write("x".into()).unwrap();
+        body.finish(None);
+        assert_eq!(looks(&body), Poll::Pending);
+        assert!(reader.frame().await.unwrap().is_ok());
+        assert_eq!(looks(&body), Poll::Ready(true));
+
+        let body = Outgoing::new();
+        let reader = body.reader();
+        body.write("x".into()).unwrap();
+        drop(reader);
+        assert_eq!(looks(&body), Poll::Ready(false));
+
+        let body = Outgoing::new();
+        body.fail(Outcome::Trap);
+        assert_eq!(looks(&body), Poll::Ready(false));
+        assert!(!body.is_finished());
     }
 
     #[test]

@@ -31,8 +31,10 @@ const ENTRY: usize = 256;
 /// Why a change was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FieldError {
-    /// Not a header name or value (RFC 9110 §5), or beyond [`limits::HEADER_FIELDS`] or [`limits::HEADER_BYTES`].
+    /// Not a header name or value (RFC 9110 §5).
     Invalid,
+    /// Beyond [`limits::HEADER_FIELDS`] or [`limits::HEADER_BYTES`].
+    TooLarge,
     /// A field that only the platform may set.
     Forbidden,
     /// These are fields of something that has been received or handed over.
@@ -100,6 +102,20 @@ impl Fields {
         &self.section.map
     }
 
+    /// The values of the field `name`, in order.
+    pub fn values(&self, name: &str) -> Vec<Vec<u8>> {
+        let values = self.map().get_all(name).into_iter();
+        values.map(|value| value.as_bytes().to_vec()).collect()
+    }
+
+    /// Every name and value.
+    pub fn entries(&self) -> Vec<(String, Vec<u8>)> {
+        let entries = self.map().iter();
+        entries
+            .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
+            .collect()
+    }
+
     pub fn into_map(self) -> HeaderMap {
         match Arc::try_unwrap(self.section) {
             Ok(section) => section.map,
@@ -165,7 +181,7 @@ impl Section {
         let too_many = fields as u64 > limits::HEADER_FIELDS.default && fields > self.map.len();
         let too_long = bytes > limits::HEADER_BYTES.default.as_usize() && bytes > self.bytes;
         if too_many || too_long {
-            return Err(FieldError::Invalid);
+            return Err(FieldError::TooLarge);
         }
         self.most = (self.most.0.max(fields), self.most.1.max(bytes));
         if let Some(held) = &mut self.held {
@@ -235,7 +251,7 @@ mod tests {
         let mut large = empty();
         assert_eq!(
             large.append("x", &vec![b'a'; 10 << 20]),
-            Err(FieldError::Invalid)
+            Err(FieldError::TooLarge)
         );
         for _ in 0..1000 {
             large.append("x", &[b'a'; 60_000]).unwrap();
@@ -251,14 +267,10 @@ mod tests {
         let bad = [b"3".to_vec(), b"4\n".to_vec()];
         assert_eq!(fields.set("x", &bad), Err(FieldError::Invalid));
         let long = [vec![b'5'; 60_000], vec![b'6'; 60_000]];
-        assert_eq!(fields.set("x", &long), Err(FieldError::Invalid));
-        let values = |fields: &Fields| -> Vec<Vec<u8>> {
-            let values = fields.map().get_all("x").iter();
-            values.map(|value| value.as_bytes().to_vec()).collect()
-        };
-        assert_eq!(values(&fields), [b"1", b"2"]);
+        assert_eq!(fields.set("x", &long), Err(FieldError::TooLarge));
+        assert_eq!(fields.values("x"), [b"1", b"2"]);
         fields.set("X", &[b"7".to_vec(), b"8".to_vec()]).unwrap();
-        assert_eq!(values(&fields), [b"7", b"8"]);
+        assert_eq!(fields.values("x"), [b"7", b"8"]);
         fields.set("x", &[]).unwrap();
         assert!(fields.map().is_empty());
     }

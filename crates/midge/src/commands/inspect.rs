@@ -66,7 +66,8 @@ fn show(file: &str, report: &Report) -> Result<(), Failure> {
         exports,
     } = &report.inspection;
     let kind = match kind {
-        GuestKind::HttpComponent => "a component that answers HTTP through `wasi:http`",
+        GuestKind::HttpComponent => "a component that answers HTTP through `wasi:http` 0.2",
+        GuestKind::HttpService => "a component that answers HTTP through `wasi:http` 0.3",
         GuestKind::CommandModule => "a command (preview 1), spoken to by CGI",
         GuestKind::CommandComponent => "a command component, spoken to by CGI",
     };

@@ -2,7 +2,7 @@
 
 use capabilities::interfaces::{self, Standing};
 use model::pipe::Inspection;
-use model::{GuestKind, Import, limits};
+use model::{EngineSetting, GuestKind, Import, limits};
 use wasmparser::types::Types;
 use wasmparser::{
     ComponentExternalKind, ComponentTypeRef, Encoding, ExternalKind, Imports, Parser, Payload,
@@ -10,6 +10,8 @@ use wasmparser::{
 };
 
 use super::{Refusal, malformed, quoted};
+
+const HANDLER_03: &str = "wasi:http/handler@";
 
 /// What came of an upload.
 pub enum Found {
@@ -151,22 +153,28 @@ impl<'a> Outline<'a> {
         Ok(())
     }
 
-    /// Refuses what was built for WASI 0.3 alone, by that name.
-    pub fn refuse_newer_wasi(&self) -> Result<(), Refusal> {
-        let newer = |name: &str| name.starts_with("wasi:http/handler@");
-        let (Some(export), None) = (
-            self.exports.iter().find(|export| newer(export.name)),
-            self.handler(),
-        ) else {
+    /// Refuses what was built for a draft of WASI 0.3, by that name.
+    pub fn refuse_drafts(&self) -> Result<(), Refusal> {
+        let draft = |export: &&Offered<'_>| {
+            let version = export.name.strip_prefix(HANDLER_03);
+            version.is_some_and(|version| !interfaces::is_stable(version, "0.3"))
+        };
+        let (Some(export), None) = (self.exports.iter().find(draft), self.handler()) else {
             return Ok(());
         };
         Err(Refusal {
             code: "wasi-0.3",
             text: format!(
-                "it exports {}: WASI 0.3 is not served by this version; build it for WASI 0.2, which exports `wasi:http/incoming-handler@0.2`",
+                "it exports {}, a version of WASI 0.3 before its release; build it with an SDK or bindings of the released 0.3.0, or for WASI 0.2",
                 quoted(export.name)
             ),
         })
+    }
+
+    /// The engine setting whose features it is held to.
+    pub fn setting(&self) -> EngineSetting {
+        let kind = self.handler().unwrap_or(GuestKind::HttpComponent);
+        kind.setting()
     }
 
     /// The kind of guest this valid upload is, with its imports checked.
@@ -190,22 +198,25 @@ impl<'a> Outline<'a> {
         Ok(Found::Guest(Inspection {
             kind,
             componentized: false,
-            imports: self.lend()?,
+            imports: self.lend(kind.setting())?,
             exports: self.name_exports(),
         }))
     }
 
     /// What a component is by its exports; serving HTTP comes before running once.
     fn handler(&self) -> Option<GuestKind> {
-        let exports = |interface: &str| {
+        let exports = |interface: &str, track: &str| {
             self.exports.iter().any(|export| {
                 let version = export.name.strip_prefix(interface);
-                export.kind == Offer::Interface && version.is_some_and(interfaces::is_stable_02)
+                let stable = |version| interfaces::is_stable(version, track);
+                export.kind == Offer::Interface && version.is_some_and(stable)
             })
         };
-        if exports("wasi:http/incoming-handler@") {
+        if exports(HANDLER_03, "0.3") {
+            Some(GuestKind::HttpService)
+        } else if exports("wasi:http/incoming-handler@", "0.2") {
             Some(GuestKind::HttpComponent)
-        } else if exports("wasi:cli/run@") {
+        } else if exports("wasi:cli/run@", "0.2") {
             Some(GuestKind::CommandComponent)
         } else {
             None
@@ -213,11 +224,15 @@ impl<'a> Outline<'a> {
     }
 
     /// Every import as the platform stands to it.
-    fn lend(&self) -> Result<Vec<Import>, Refusal> {
+    fn lend(&self, setting: EngineSetting) -> Result<Vec<Import>, Refusal> {
+        let lent = |name: &str| match setting {
+            EngineSetting::A => !is_03(name),
+            EngineSetting::B => true,
+        };
         let mut imports = Vec::new();
         for needed in &self.imports {
             let name = needed.name;
-            let standing = interfaces::find(name).filter(|_| needed.interface);
+            let standing = interfaces::find(name).filter(|_| needed.interface && lent(name));
             let import = match standing.ok_or_else(|| unknown(needed))? {
                 Standing::Free => Import::Free { name: name.into() },
                 Standing::Denied(_) => Import::Denied { name: name.into() },
@@ -239,7 +254,7 @@ impl<'a> Outline<'a> {
         let (what, todo) = match self.encoding {
             Encoding::Component => (
                 "it is a component",
-                "export `wasi:http/incoming-handler@0.2` to serve HTTP, or `wasi:cli/run@0.2` to be a command",
+                "export `wasi:http/incoming-handler@0.2` or `wasi:http/handler@0.3` to serve HTTP, or `wasi:cli/run@0.2` to be a command",
             ),
             Encoding::Module => (
                 "it is a core module",
@@ -272,6 +287,12 @@ impl<'a> Outline<'a> {
         };
         format!("it exports {}{more}", named.join(", "))
     }
+}
+
+/// Whether an import is of WASI 0.3.
+fn is_03(name: &str) -> bool {
+    name.split_once('@')
+        .is_some_and(|(_, version)| interfaces::is_stable(version, "0.3"))
 }
 
 /// A command is entered by `_start`, which takes and returns nothing.
@@ -308,8 +329,9 @@ fn unknown(needed: &Needed<'_>) -> Refusal {
             "a command may import from `{}` alone; build it for wasm32-wasip1 without other imports, or as a component",
             interfaces::PREVIEW1
         ),
-        (Some(known), _) if needed.name.contains("@0.3") && interfaces::known_versions(known).is_some() => {
-            "WASI 0.3 is not served by this version; build it for WASI 0.2".into()
+        _ if is_03(needed.name) && interfaces::find(needed.name).is_some() => {
+            "WASI 0.3 is lent to components that export `wasi:http/handler@0.3`; export that, or build for WASI 0.2"
+                .into()
         }
         (Some(known), _) => match interfaces::known_versions(known) {
             Some(versions) => format!("this platform knows that interface in version {versions}; build it with bindings of that"),

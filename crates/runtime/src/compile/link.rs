@@ -11,10 +11,10 @@ use crate::engine;
 /// Links `native` as a worker will and throws the result away.
 pub fn check(wasm: &Engine, kind: GuestKind, native: &[u8]) -> Result<(), Refusal> {
     match kind {
-        GuestKind::HttpComponent | GuestKind::CommandComponent => {
+        GuestKind::HttpComponent | GuestKind::HttpService | GuestKind::CommandComponent => {
             // SAFETY: this process made the code a moment ago, and nothing of it is run.
             let component = unsafe { Component::deserialize(wasm, native) }.map_err(unlinkable)?;
-            let linker = engine::link_components(wasm).map_err(unlinkable)?;
+            let linker = engine::link_components(wasm, kind.setting()).map_err(unlinkable)?;
             linker.instantiate_pre(&component).map_err(unlinkable)?;
             component.resources_required().map_or(Ok(()), fit)
         }
@@ -60,7 +60,7 @@ fn unlinkable(error: wasmtime::Error) -> Refusal {
     Refusal {
         code: "unlinkable",
         text: format!(
-            "it asks for something of a known interface that this platform does not have: {}; build it with bindings of the released WASI 0.2",
+            "it asks for something of a known interface that this platform does not have: {}; build it with bindings of the released WASI 0.2 or 0.3",
             shortened(&format!("{error:#}"))
         ),
     }

@@ -14,7 +14,7 @@ mod validate;
 use std::borrow::Cow;
 
 use model::pipe::Inspection;
-use model::{BuildKey, EngineSetting, GuestKind};
+use model::{BuildKey, GuestKind};
 
 use crate::engine;
 use crate::{EngineError, build_key};
@@ -54,7 +54,7 @@ pub fn compile(wasm: &[u8]) -> Result<(Inspection, BuildKey, Vec<u8>), CompileEr
     let setting = inspection.kind.setting();
     let engine = engine::compiling(setting)?;
     let native = match inspection.kind {
-        GuestKind::HttpComponent | GuestKind::CommandComponent => {
+        GuestKind::HttpComponent | GuestKind::HttpService | GuestKind::CommandComponent => {
             engine.precompile_component(&wasm)
         }
         GuestKind::CommandModule => engine.precompile_module(&wasm),
@@ -103,8 +103,8 @@ fn examine(wasm: &[u8]) -> Result<Found, Refusal> {
     bounds::check(wasm)?;
     let outline = kind::Outline::read(wasm)?;
     // Before validation, which would speak of the features that WASI 0.3 needs and not of WASI 0.3.
-    outline.refuse_newer_wasi()?;
-    let types = validate::check(wasm, EngineSetting::A)?;
+    outline.refuse_drafts()?;
+    let types = validate::check(wasm, outline.setting())?;
     outline.judge(&types)
 }
 

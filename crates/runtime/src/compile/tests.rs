@@ -1,6 +1,6 @@
 //! Every refusal and every kind of guest, as tables.
 
-use model::{GuestKind, Import};
+use model::{EngineSetting, GuestKind, Import};
 use wit_component::{StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
@@ -195,11 +195,6 @@ fn what_exports_no_handler_is_refused_with_what_it_exports() {
         "`acme:shop/till@1.0.0`",
     );
     check(
-        &other("wasi:http/handler@0.3.0"),
-        "wasi-0.3",
-        "WASI 0.3 is not served",
-    );
-    check(
         &other("wasi:http/handler@0.3.0-rc-2026-03-15"),
         "wasi-0.3",
         "0.3.0-rc-2026-03-15",
@@ -220,7 +215,10 @@ fn an_unknown_import_is_refused_by_its_name() {
         "`fermyon:spin/key-value@2.0.0`",
     );
     check(&import("wasi:config/store@0.2.0-rc.2"), "0.2.0-rc.1");
-    check(&import("wasi:http/types@0.3.0"), "WASI 0.3 is not served");
+    check(
+        &import("wasi:http/types@0.3.0"),
+        "that export `wasi:http/handler@0.3`",
+    );
     check(
         &import("wasi:http/types@0.2.0-rc-2023-11-10"),
         "in version 0.2",

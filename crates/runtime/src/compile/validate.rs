@@ -12,7 +12,7 @@ const OFF: &[(WasmFeatures, &str, &str)] = &[
     (
         WasmFeatures::CM_ASYNC,
         "component-model async",
-        "build for WASI 0.2, whose interfaces do without it",
+        "export `wasi:http/handler@0.3.0`, for which it is on, or build for WASI 0.2, which does without it",
     ),
     (
         WasmFeatures::SHARED_EVERYTHING_THREADS,

@@ -4,6 +4,7 @@ mod body;
 mod outgoing;
 mod request;
 mod response;
+pub mod wasi03;
 
 pub use body::BodyInput;
 
@@ -98,6 +99,7 @@ pub trait HttpData: Send + 'static {
     fn http(&mut self) -> HttpView<'_>;
 }
 
+/// What both versions are linked over.
 struct Http;
 
 impl HasData for Http {
@@ -111,10 +113,11 @@ pub fn add_to_linker<T: HttpData>(linker: &mut Linker<T>) -> wasmtime::Result<()
 }
 
 /// What a guest is told of a change to its fields; one that would be too much for its host ends it.
-fn changed(result: Result<(), FieldError>) -> wasmtime::Result<Result<(), HeaderError>> {
+fn changed<T>(result: Result<T, FieldError>) -> wasmtime::Result<Result<T, HeaderError>> {
     Ok(Err(match result {
-        Ok(()) => return Ok(Ok(())),
-        Err(FieldError::Invalid) => HeaderError::InvalidSyntax,
+        Ok(value) => return Ok(Ok(value)),
+        // 0.2 has no word of its own for too much.
+        Err(FieldError::Invalid | FieldError::TooLarge) => HeaderError::InvalidSyntax,
         Err(FieldError::Forbidden) => HeaderError::Forbidden,
         Err(FieldError::Immutable) => HeaderError::Immutable,
         Err(FieldError::HostMemory(limit)) => return Err(limit.into()),
@@ -134,31 +137,46 @@ impl types::Host for HttpView<'_> {
     }
 }
 
-impl types::HostFields for HttpView<'_> {
-    fn new(&mut self) -> wasmtime::Result<Resource<Fields>> {
+/// What both versions do with fields alike.
+impl HttpView<'_> {
+    fn new_fields(&mut self) -> wasmtime::Result<Resource<Fields>> {
         let fields = Fields::new(&self.context.memory)?;
         Ok(self.table.push(fields)?)
     }
 
-    fn from_list(
+    fn fields_of(
         &mut self,
         entries: Vec<(String, Vec<u8>)>,
-    ) -> wasmtime::Result<Result<Resource<Fields>, HeaderError>> {
+    ) -> wasmtime::Result<Result<Resource<Fields>, FieldError>> {
         let mut fields = Fields::new(&self.context.memory)?;
         for (name, value) in entries {
-            if let Err(error) = changed(fields.append(&name, &value))? {
+            if let Err(error) = fields.append(&name, &value) {
                 return Ok(Err(error));
             }
         }
         Ok(Ok(self.table.push(fields)?))
     }
 
+    fn copy_fields(&mut self, fields: Resource<Fields>) -> wasmtime::Result<Resource<Fields>> {
+        let copy = self.table.get(&fields)?.thawed(&self.context.memory)?;
+        Ok(self.table.push(copy)?)
+    }
+}
+
+impl types::HostFields for HttpView<'_> {
+    fn new(&mut self) -> wasmtime::Result<Resource<Fields>> {
+        self.new_fields()
+    }
+
+    fn from_list(
+        &mut self,
+        entries: Vec<(String, Vec<u8>)>,
+    ) -> wasmtime::Result<Result<Resource<Fields>, HeaderError>> {
+        changed(self.fields_of(entries)?)
+    }
+
     fn get(&mut self, fields: Resource<Fields>, name: String) -> wasmtime::Result<Vec<Vec<u8>>> {
-        let values = self.table.get(&fields)?.map().get_all(name);
-        Ok(values
-            .into_iter()
-            .map(|value| value.as_bytes().to_vec())
-            .collect())
+        Ok(self.table.get(&fields)?.values(&name))
     }
 
     fn has(&mut self, fields: Resource<Fields>, name: String) -> wasmtime::Result<bool> {
@@ -192,17 +210,11 @@ impl types::HostFields for HttpView<'_> {
     }
 
     fn entries(&mut self, fields: Resource<Fields>) -> wasmtime::Result<Vec<(String, Vec<u8>)>> {
-        let map = self.table.get(&fields)?.map();
-        Ok(map
-            .iter()
-            .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
-            .collect())
+        Ok(self.table.get(&fields)?.entries())
     }
 
     fn clone(&mut self, fields: Resource<Fields>) -> wasmtime::Result<Resource<Fields>> {
-        let fields = self.table.get(&fields)?;
-        let copy = fields.thawed(&self.context.memory)?;
-        Ok(self.table.push(copy)?)
+        self.copy_fields(fields)
     }
 
     fn drop(&mut self, fields: Resource<Fields>) -> wasmtime::Result<()> {

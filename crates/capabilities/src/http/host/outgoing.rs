@@ -65,6 +65,26 @@ fn is_within(text: &str, limit: Size) -> bool {
     text.len() as u64 <= limit.bytes()
 }
 
+pub(super) fn is_method(name: &str) -> bool {
+    is_within(name, limits::REQUEST_METHOD.default)
+        && http::Method::from_bytes(name.as_bytes()).is_ok()
+}
+
+/// Whether this is a path with an optional query.
+pub(super) fn is_path(path: &str) -> bool {
+    is_within(path, limits::REQUEST_TARGET.default)
+        && path.parse::<http::uri::PathAndQuery>().is_ok()
+}
+
+pub(super) fn is_scheme(name: &str) -> bool {
+    name.parse::<http::uri::Scheme>().is_ok()
+}
+
+pub(super) fn is_authority(text: &str) -> bool {
+    is_within(text, limits::OUTGOING_AUTHORITY.default)
+        && text.parse::<http::uri::Authority>().is_ok()
+}
+
 impl types::HostOutgoingRequest for HttpView<'_> {
     fn new(&mut self, headers: Resource<Fields>) -> wasmtime::Result<Resource<OutgoingRequest>> {
         let headers = take_fields(self.table, headers)?;
@@ -101,12 +121,8 @@ impl types::HostOutgoingRequest for HttpView<'_> {
         request: Resource<OutgoingRequest>,
         method: Method,
     ) -> wasmtime::Result<Result<(), ()>> {
-        if let Method::Other(name) = &method {
-            let fits = is_within(name, limits::REQUEST_METHOD.default)
-                && http::Method::from_bytes(name.as_bytes()).is_ok();
-            if !fits {
-                return Ok(Err(()));
-            }
+        if matches!(&method, Method::Other(name) if !is_method(name)) {
+            return Ok(Err(()));
         }
         self.table.get_mut(&request)?.method = method;
         Ok(Ok(()))
@@ -124,11 +140,7 @@ impl types::HostOutgoingRequest for HttpView<'_> {
         request: Resource<OutgoingRequest>,
         path: Option<String>,
     ) -> wasmtime::Result<Result<(), ()>> {
-        let fits = |path: &str| {
-            is_within(path, limits::REQUEST_TARGET.default)
-                && path.parse::<http::uri::PathAndQuery>().is_ok()
-        };
-        if path.as_deref().is_some_and(|path| !fits(path)) {
+        if path.as_deref().is_some_and(|path| !is_path(path)) {
             return Ok(Err(()));
         }
         let request = self.table.get_mut(&request)?;
@@ -146,9 +158,7 @@ impl types::HostOutgoingRequest for HttpView<'_> {
         request: Resource<OutgoingRequest>,
         scheme: Option<Scheme>,
     ) -> wasmtime::Result<Result<(), ()>> {
-        if let Some(Scheme::Other(name)) = &scheme
-            && name.parse::<http::uri::Scheme>().is_err()
-        {
+        if matches!(&scheme, Some(Scheme::Other(name)) if !is_scheme(name)) {
             return Ok(Err(()));
         }
         self.table.get_mut(&request)?.scheme = scheme;
@@ -167,11 +177,7 @@ impl types::HostOutgoingRequest for HttpView<'_> {
         request: Resource<OutgoingRequest>,
         authority: Option<String>,
     ) -> wasmtime::Result<Result<(), ()>> {
-        let fits = |text: &str| {
-            is_within(text, limits::OUTGOING_AUTHORITY.default)
-                && text.parse::<http::uri::Authority>().is_ok()
-        };
-        if authority.as_deref().is_some_and(|text| !fits(text)) {
+        if authority.as_deref().is_some_and(|text| !is_authority(text)) {
             return Ok(Err(()));
         }
         let request = self.table.get_mut(&request)?;

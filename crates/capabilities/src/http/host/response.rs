@@ -37,11 +37,9 @@ impl types::HostOutgoingResponse for HttpView<'_> {
         response: Resource<OutgoingResponse>,
         status: u16,
     ) -> wasmtime::Result<Result<(), ()>> {
-        // 1xx is not a reply, and what lies above 599 is not a status (RFC 9110 §15).
-        if !(200..=599).contains(&status) {
+        let Some(status) = final_status(status) else {
             return Ok(Err(()));
         };
-        let status = StatusCode::from_u16(status).expect("200 to 599 are statuses");
         self.table.get_mut(&response)?.status = status;
         Ok(Ok(()))
     }
@@ -111,8 +109,14 @@ impl types::HostResponseOutparam for HttpView<'_> {
     }
 }
 
+/// A reply's status: 1xx is not a reply, and what lies above 599 is not a status (RFC 9110 §15).
+pub(super) fn final_status(status: u16) -> Option<StatusCode> {
+    let status = StatusCode::from_u16(status).ok()?;
+    (200..=599).contains(&status.as_u16()).then_some(status)
+}
+
 /// The one length that the fields promise. Several, or one that is no plain number, would frame the message in two ways.
-fn content_length(headers: &HeaderMap) -> Result<Option<u64>, String> {
+pub(super) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, String> {
     let mut values = headers.get_all(http::header::CONTENT_LENGTH).iter();
     let Some(value) = values.next() else {
         return Ok(None);

@@ -1,0 +1,77 @@
+//! One request through a fresh instance of a `wasi:http` 0.3 service.
+
+use std::future::poll_fn;
+use std::task::Poll;
+use std::time::Instant;
+
+use capabilities::http::host::NewRequest;
+use capabilities::http::host::wasi03::{Request, Returned, answer, offer};
+use capabilities::http::{Answer, Outgoing};
+use model::limits;
+use tokio::sync::oneshot;
+use wasmtime::Store;
+use wasmtime::component::{Accessor, ComponentExportIndex, InstancePre, Resource};
+use wasmtime_wasi_io::IoView as _;
+
+use crate::context::Context;
+use crate::outcome::Misbehaviour;
+
+/// Makes the instance, calls it and lets it work on after its answer, to its own end.
+pub async fn serve(
+    mut store: Store<Context>,
+    pre: &InstancePre<Context>,
+    function: &ComponentExportIndex,
+    request: NewRequest,
+    told: oneshot::Sender<Answer>,
+) -> wasmtime::Result<()> {
+    let began = Instant::now();
+    let table = store.concurrent_resource_table();
+    table
+        .expect("the engine has concurrency")
+        .set_max_capacity(limits::TASKS.default as usize);
+    let instance = pre.instantiate_async(&mut store).await?;
+    store.data().vitals.instantiated_in(began.elapsed());
+    let handle =
+        instance.get_typed_func::<(Resource<Request>,), (Returned,)>(&mut store, function)?;
+    let request = offer(store.data_mut().table(), request)?;
+    let work = async |accessor: &Accessor<Context>| {
+        let (returned,) = handle.call_concurrent(accessor, (request,)).await?;
+        let (answer, relay) = accessor.with(|access| answer(access, returned))?;
+        let body = answer.as_ref().ok().map(|reply| reply.body.clone());
+        // Nobody listens if the client is gone; the invocation ends for that reason.
+        let _ = told.send(answer);
+        if let Some(relay) = relay {
+            relay.run().await;
+        }
+        poll_fn(|context| accessor.poll_no_interesting_tasks(context)).await;
+        match body {
+            Some(body) => Ok(end(&body).await?),
+            None => Ok(()),
+        }
+    };
+    store.run_concurrent(work).await?
+}
+
+/// Whether the body came to its end. What a guest wrote last is taken in the rounds of the event loop that follow its
+/// own end.
+async fn end(body: &Outgoing) -> Result<(), Misbehaviour> {
+    const ROUNDS: u32 = 4;
+    for _ in 0..ROUNDS {
+        if body.has_ended() {
+            break;
+        }
+        let mut again = true;
+        poll_fn(|context| match std::mem::take(&mut again) {
+            true => {
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            false => Poll::Ready(()),
+        })
+        .await;
+    }
+    match body.is_finished() {
+        true => Ok(()),
+        false => Err(Misbehaviour::BodyUnfinished),
+    }
+}

@@ -3,6 +3,7 @@
 mod bodies;
 mod command_line;
 mod compile_bombs;
+mod compression;
 mod deployments;
 mod dev;
 mod examples;

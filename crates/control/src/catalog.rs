@@ -58,6 +58,7 @@ pub(crate) fn entry(
             wall: asked.wall.min(ceiling.wall),
             memory: asked.memory.min(ceiling.memory),
         },
+        reply: version.manifest.reply,
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use model::api::NodeStatus;
 use model::{
-    AppId, AppLimits, ArtifactKey, Catalog, Change, Digest, Entry, GuestKind, Revision, SecretKey,
-    Signed, VersionNumber, limits,
+    AppId, AppLimits, ArtifactKey, Catalog, Change, Digest, Entry, GuestKind, Replies, Revision,
+    SecretKey, Signed, VersionNumber, limits,
 };
 
 use crate::{Changed, Distribution, DistributionError, NodeReport, Publication};
@@ -44,6 +44,7 @@ fn entry(app: &str, revision: Revision) -> Change {
         routes: Vec::new(),
         grant: Default::default(),
         limits: AppLimits::default(),
+        reply: Replies::default(),
     }))
 }
 

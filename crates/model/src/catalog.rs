@@ -7,7 +7,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::signature::Purpose;
-use crate::{AppId, AppLimits, Digest, Grants, GuestKind, Hasher, Revision, Route, VersionNumber};
+use crate::{
+    AppId, AppLimits, Digest, Grants, GuestKind, Hasher, Replies, Revision, Route, VersionNumber,
+};
 
 /// The catalog's number; grows with each change and never shrinks. 0 is the empty catalog.
 pub type Generation = u64;
@@ -26,6 +28,9 @@ pub struct Entry {
     #[serde(default)]
     pub grant: Grants,
     pub limits: AppLimits,
+    /// Left out where it asks for nothing, so that such an entry reads and hashes as it did before there was this.
+    #[serde(default, skip_serializing_if = "Replies::is_default")]
+    pub reply: Replies,
 }
 
 /// One step between two generations.
@@ -315,6 +320,23 @@ fn entry_hash(entry: &Entry) -> Digest {
 mod tests {
     use super::*;
 
+    #[test]
+    fn an_entry_of_before_there_was_compression_reads_as_one_without_and_hashes_as_ever() {
+        let entry = entry("shop", 1);
+        let json = serde_json::to_string(&entry).unwrap();
+        assert!(!json.contains("reply"), "{json}");
+        assert_eq!(serde_json::from_str::<Entry>(&json).unwrap(), *entry);
+        let compressed = Entry {
+            reply: Replies {
+                compress: vec![crate::Coding::Gzip],
+            },
+            ..(*entry).clone()
+        };
+        assert_ne!(entry_hash(&entry), entry_hash(&compressed));
+        let json = serde_json::to_string(&compressed).unwrap();
+        assert_eq!(serde_json::from_str::<Entry>(&json).unwrap(), compressed);
+    }
+
     fn entry(app: &str, version: u32) -> Arc<Entry> {
         Arc::new(Entry {
             id: format!("alice/{app}").parse().unwrap(),
@@ -328,6 +350,7 @@ mod tests {
             }],
             grant: Grants::default(),
             limits: AppLimits::default(),
+            reply: Replies::default(),
         })
     }
 

@@ -66,6 +66,9 @@ limits! {
     LOG_BYTES: Size = fixed("log-bytes", Size::kib(64), "bytes of standard output and standard error kept for one invocation");
     LOG_LINE: Size = fixed("log-line", Size::kib(8), "bytes of one log line; longer ones are cut in several");
     LOG_RATE: Size = fixed("log-rate", Size::mib(1), "bytes of guest output a second one tenant may log in one worker");
+    COMPRESS_SMALLEST: Size = fixed("compress-smallest", Size::kib(1), "bytes from which on a reply of known length is compressed; a smaller one is one packet either way");
+    COMPRESS_TURN: Size = fixed("compress-turn", Size::kib(16), "bytes of a reply that are compressed before others have the core");
+    COMPRESS_WINDOW: Size = fixed("compress-window", Size::kib(128), "bytes that compression by `br` and `zstd` looks back, by `gzip` 32 KiB; what it holds in all goes with it");
     CGI_HEAD: Size = fixed("cgi-head", Size::kib(64), "bytes a command may write before the blank line that ends its CGI headers");
 
     // One worker
@@ -73,6 +76,7 @@ limits! {
         reason: "instances live at once in one worker; each takes 6 of the kernel's 65,530 mappings" };
     TENANT_SLOTS: u64 = Limit { name: "node.tenant-slots", default: 500, ceiling: 8_000,
         reason: "instances one tenant may have live in one worker, so that one cannot take every slot" };
+    COMPRESSED: u64 = fixed("compressed", 128, "replies that are compressed at once in one worker; each takes up to 3 MiB, and more leave as they are");
     SLOT_QUEUE: u64 = fixed("slot-queue", 1_000, "requests that wait for a slot in one worker");
     SLOT_WAIT: Millis = fixed("slot-wait", Millis(20), "how long a request waits for a slot before it is refused with `overloaded`");
     SLOT_BUSY: Millis = fixed("slot-busy", Millis::secs(1), "how long after a request was refused for want of a slot others are refused at once: waiting helps in a burst, not where slots are wanting for long");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{self, LimitError};
-use crate::{AppLimits, AppName, Host, PathPrefix, Size};
+use crate::{AppLimits, AppName, Coding, Host, PathPrefix, Replies, Size};
 
 /// What a developer writes about an app. The JSON form of the API and the TOML form of the file are alike.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub struct Manifest {
     pub grant: Grants,
     #[serde(default)]
     pub limits: AppLimits,
+    /// What becomes of its replies on their way out.
+    #[serde(default, skip_serializing_if = "Replies::is_default")]
+    pub reply: Replies,
 }
 
 /// A route as a manifest asks for it.
@@ -68,6 +71,8 @@ pub enum ManifestError {
     ValueName(String),
     #[error("the value of `{0}` holds a NUL character")]
     ValueNul(String),
+    #[error("`reply.compress` names `{0}` twice; name each coding once, the favourite first")]
+    CodingTwice(Coding),
     #[error(transparent)]
     Limit(#[from] LimitError),
 }
@@ -82,6 +87,7 @@ impl Manifest {
             routes: Vec::new(),
             grant: Grants::default(),
             limits: AppLimits::default(),
+            reply: Replies::default(),
         }
     }
 
@@ -111,6 +117,9 @@ impl Manifest {
         }
         for (name, value) in self.grant.env.iter().chain(&self.grant.config) {
             check_value(name, value)?;
+        }
+        if let Some(coding) = self.reply.twice() {
+            return Err(ManifestError::CodingTwice(coding));
         }
         Ok(self.limits.check(ceiling)?)
     }
@@ -161,6 +170,8 @@ mod tests {
             config = { currency = "EUR" }
             [limits]
             cpu = "100ms"
+            [reply]
+            compress = ["zstd", "br", "gzip"]
             "#,
         )
         .unwrap();
@@ -168,6 +179,16 @@ mod tests {
         assert_eq!(manifest.grant.config["currency"], "EUR");
         assert_eq!(manifest.limits.cpu.0, 100);
         assert_eq!(manifest.limits.memory, limits::MEMORY.default);
+        let codings = [Coding::Zstd, Coding::Brotli, Coding::Gzip];
+        assert_eq!(manifest.reply.compress, codings);
+    }
+
+    #[test]
+    fn what_a_manifest_does_not_ask_for_is_not_in_it() {
+        let bare = Manifest::from_toml("name = 'a'\n[reply]").unwrap();
+        let json = serde_json::to_value(&bare).unwrap();
+        assert!(json.get("reply").is_none(), "{json}");
+        assert_eq!(serde_json::from_value::<Manifest>(json).unwrap(), bare);
     }
 
     #[test]
@@ -180,6 +201,12 @@ mod tests {
         check("name = 'Shop'", "Shop");
         check("name = 'a'\nsecret = 1", "secret");
         check("name = 'a'\n[grant]\nkv = ['x']", "kv");
+        check("name = 'a'\n[reply]\ncompress = ['deflate']", "deflate");
+        check("name = 'a'\n[reply]\ncompress = true", "compress");
+        check(
+            "name = 'a'\n[reply]\ncompress = ['br', 'gzip', 'br']",
+            "`br` twice",
+        );
         check("name = 'a'\n[limits]\ncpu = '1h'", "limits.cpu");
         check("name = 'a'\n[limits]\nmemory = '-1B'", "-1B");
         check(

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use capabilities::http::host::{HttpContext, NewRequest, offer};
@@ -86,7 +86,8 @@ pub async fn run(
     let has_body = invocation.request.method() != http::Method::HEAD;
     let observer = invocation.observer.clone();
     let (answer, answered) = oneshot::channel();
-    let live = live(engine.clone(), invocation, answer);
+    let vitals = Arc::new(Vitals::new(&invocation.entry.limits));
+    let live = live(engine.clone(), invocation, vitals.clone(), answer);
     let mut guest = Guest(Some(tokio::task::spawn_local(live)));
     match answered.await {
         Ok(Ok(reply)) => {
@@ -101,6 +102,7 @@ pub async fn run(
                 guest: Some(guest),
                 has_body,
                 left,
+                vitals,
             };
             Ok(response.map(|()| body))
         }
@@ -158,9 +160,16 @@ pub struct ReplyBody {
     has_body: bool,
     /// The bytes that are still missing from a promised length.
     left: Option<u64>,
+    vitals: Arc<Vitals>,
 }
 
 impl ReplyBody {
+    /// Work on this body took so much CPU time: its guest has so much less, and fails with [`Outcome::CpuLimit`] when it
+    /// has none left. One that has ended is not touched.
+    pub fn charge(&self, cpu: Duration) {
+        self.vitals.charge(cpu);
+    }
+
     /// Whether the guest promised a length and has ended its body without a byte of it.
     pub fn is_missing(&self) -> bool {
         self.has_body
@@ -253,7 +262,12 @@ impl Drop for Epilogue {
 }
 
 /// The whole life of one instance.
-async fn live(engine: Engine, invocation: Invocation, answer: oneshot::Sender<Answer>) -> Outcome {
+async fn live(
+    engine: Engine,
+    invocation: Invocation,
+    vitals: Arc<Vitals>,
+    answer: oneshot::Sender<Answer>,
+) -> Outcome {
     let Invocation {
         entry,
         code,
@@ -265,7 +279,6 @@ async fn live(engine: Engine, invocation: Invocation, answer: oneshot::Sender<An
     } = invocation;
     let (parts, body) = request.into_parts();
     let incoming = Incoming::new(body);
-    let vitals = Arc::new(Vitals::new(&entry.limits));
     let mut epilogue = Epilogue {
         observer: observer.clone(),
         vitals: vitals.clone(),

@@ -12,7 +12,7 @@ use crate::turns::TURN_NS;
 /// Shared between the store, which measures, and the task that polls it. One thread uses it at a time.
 #[derive(Debug)]
 pub struct Vitals {
-    budget_ns: u64,
+    budget_ns: AtomicU64,
     used_ns: AtomicU64,
     turn: Turn,
     over_budget: AtomicBool,
@@ -24,7 +24,7 @@ pub struct Vitals {
 impl Vitals {
     pub fn new(limits: &AppLimits) -> Self {
         Self {
-            budget_ns: limits.cpu.0.saturating_mul(1_000_000),
+            budget_ns: AtomicU64::new(limits.cpu.0.saturating_mul(1_000_000)),
             used_ns: AtomicU64::new(0),
             turn: Turn::default(),
             over_budget: AtomicBool::new(false),
@@ -49,7 +49,7 @@ impl Vitals {
         let turn = self.turn.cpu_ns();
         let used = self.used_ns.load(Relaxed) + turn;
         self.used_ns.store(used, Relaxed);
-        if used > self.budget_ns {
+        if used > self.budget_ns.load(Relaxed) {
             self.over_budget.store(true, Relaxed);
         }
         turn
@@ -58,7 +58,7 @@ impl Vitals {
     /// What the engine asks in the middle of a turn, about once a millisecond.
     pub fn check_turn(&self) -> UpdateDeadline {
         let turn = self.turn.cpu_ns();
-        if self.used_ns.load(Relaxed) + turn > self.budget_ns {
+        if self.used_ns.load(Relaxed) + turn > self.budget_ns.load(Relaxed) {
             self.over_budget.store(true, Relaxed);
             UpdateDeadline::Interrupt
         } else if turn >= TURN_NS / 2 {
@@ -67,6 +67,13 @@ impl Vitals {
         } else {
             UpdateDeadline::Continue(1)
         }
+    }
+
+    /// Others worked for the guest for so long: it has so much less. What it used itself is counted apart.
+    pub fn charge(&self, time: Duration) {
+        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let left = self.budget_ns.load(Relaxed).saturating_sub(ns);
+        self.budget_ns.store(left, Relaxed);
     }
 
     pub fn over_budget(&self) -> bool {
@@ -196,6 +203,18 @@ mod tests {
         assert!(vitals.end_turn() >= 2_000_000);
         assert!(vitals.is_long());
         assert!(vitals.usage().cpu_us >= 2000);
+    }
+
+    #[test]
+    fn what_others_do_for_a_guest_leaves_it_less() {
+        let vitals = Vitals::new(&limits(Millis(1000), Size::mib(1)));
+        vitals.charge(Duration::from_millis(999));
+        vitals.begin_turn();
+        assert!(!vitals.over_budget());
+        vitals.charge(Duration::from_secs(1));
+        vitals.end_turn();
+        assert!(vitals.over_budget());
+        assert!(vitals.usage().cpu_us < 999_000);
     }
 
     impl Vitals {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use model::{
-    AppLimits, Catalog, Change, Delta, Digest, Entry, GuestKind, Route, SecretKey, VersionNumber,
+    AppLimits, Catalog, Change, Delta, Digest, Entry, GuestKind, Replies, Route, SecretKey,
+    VersionNumber,
 };
 
 pub fn key(seed: u8) -> SecretKey {
@@ -24,6 +25,7 @@ pub fn entry(app: u64, version: u32) -> Arc<Entry> {
         }],
         grant: Default::default(),
         limits: AppLimits::default(),
+        reply: Replies::default(),
     })
 }
 

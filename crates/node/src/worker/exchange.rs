@@ -1,7 +1,7 @@
 //! One request of an app, from its head to the last byte of its reply: what its log line and the counts are made of.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::header::HeaderValue;
 use http::{Method, Uri};
@@ -34,6 +34,8 @@ struct Progress {
     refused: Option<Outcome>,
     ended: Option<Outcome>,
     usage: Usage,
+    /// CPU time that compressing the reply took.
+    compressing: Duration,
     status: u16,
     cold: bool,
 }
@@ -84,6 +86,11 @@ impl Exchange {
         self.progress().usage.bytes_out = bytes;
     }
 
+    /// Compressing the reply took so much CPU time.
+    pub fn compressed(&self, cpu: Duration) {
+        self.progress().compressing += cpu;
+    }
+
     /// Tells the app's owner why.
     pub fn explain(&self, text: &str) {
         self.line(LogStream::Platform, text);
@@ -122,6 +129,8 @@ impl Drop for Exchange {
             // Nobody answered and nobody ran: hyper dropped the request with its connection.
             None => Outcome::ClientGone,
         };
+        progress.usage.cpu_us +=
+            u64::try_from(progress.compressing.as_micros()).unwrap_or(u64::MAX);
         progress.usage.wall_us =
             u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
         // Who was refused before anything ran says nothing of the version.
@@ -147,7 +156,7 @@ impl Drop for Exchange {
 
 #[cfg(test)]
 mod tests {
-    use model::{AppLimits, Digest, Entry, Grants, GuestKind, LogRecord, VersionNumber};
+    use model::{AppLimits, Digest, Entry, Grants, GuestKind, LogRecord, Replies, VersionNumber};
 
     use super::*;
     use crate::worker::request_id::RequestIds;
@@ -163,6 +172,7 @@ mod tests {
             routes: vec![],
             grant: Grants::default(),
             limits: AppLimits::default(),
+            reply: Replies::default(),
         };
         let exchange = Arc::new(Exchange::begin(
             &report,

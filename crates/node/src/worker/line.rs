@@ -132,7 +132,8 @@ mod tests {
     use std::sync::Arc;
 
     use model::{
-        AppLimits, Digest, Entry, Grants, GuestKind, LogRecord, RequestRecord, VersionNumber,
+        AppLimits, Digest, Entry, Grants, GuestKind, LogRecord, Replies, RequestRecord,
+        VersionNumber,
     };
 
     use super::*;
@@ -149,6 +150,7 @@ mod tests {
             routes: vec![],
             grant: Grants::default(),
             limits: AppLimits::default(),
+            reply: Replies::default(),
         };
         Served::new(&entry, Arc::new(Tally::new(entry.id.clone())))
     }

@@ -1,6 +1,7 @@
 //! The worker: accepts, routes and runs guests on one core, as long as its supervisor lives.
 
 mod accept;
+mod compress;
 mod connection;
 mod connections;
 mod exchange;
@@ -176,6 +177,7 @@ fn begin(settings: &WorkerSettings, outbox: Outbox) -> Result<Worker, WorkerErro
         tls: Tls::new()?,
         residents: Residents::new(settings.resident),
         connections: Default::default(),
+        compressed: Default::default(),
         report: Default::default(),
         request_ids: RequestIds::new(u64::from_le_bytes(random)),
         outbox,

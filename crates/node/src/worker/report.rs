@@ -281,7 +281,7 @@ mod tests {
     use std::time::Duration;
 
     use futures_util::FutureExt;
-    use model::{AppLimits, Digest, Entry, Grants, GuestKind, Usage, VersionNumber};
+    use model::{AppLimits, Digest, Entry, Grants, GuestKind, Replies, Usage, VersionNumber};
 
     use super::*;
     use crate::worker::request_id::RequestIds;
@@ -296,6 +296,7 @@ mod tests {
             routes: vec![],
             grant: Grants::default(),
             limits: AppLimits::default(),
+            reply: Replies::default(),
         });
         App {
             entry,

@@ -14,6 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use model::Outcome;
 use runtime::{ReplyBody, Truncated};
 
+use super::compress::{Agreed, Leaving};
 use super::connections::{Admitted, Link};
 use super::exchange::Exchange;
 use super::gate::is_length;
@@ -36,7 +37,7 @@ pub struct Reply {
 enum Content {
     Line(Option<&'static str>),
     Guest {
-        body: ReplyBody,
+        body: Leaving,
         /// Whether the head says how long it is; then the body's own idea must not count beside it.
         sized: bool,
         /// Why the body will not be whole, until hyper has written what came before.
@@ -49,6 +50,7 @@ pub fn pass(
     response: Response<ReplyBody>,
     exchange: Arc<Exchange>,
     link: Rc<Link>,
+    agreed: Option<Agreed>,
 ) -> Response<Reply> {
     let (mut parts, body) = response.into_parts();
     let sized = check(parts.status, &mut parts.headers).filter(|_| !body.is_missing());
@@ -57,6 +59,10 @@ pub fn pass(
         return refuse(Outcome::BadResponse, exchange.id, Some(exchange), link);
     };
     remove_what_ends_here(&mut parts.headers);
+    let body = match agreed {
+        None => Leaving::AsWritten(body),
+        Some(agreed) => agreed.body(parts.status, &mut parts.headers, body, &exchange),
+    };
     parts.headers.insert(REQUEST_ID, id_value(&exchange.id));
     exchange.replied(parts.status.as_u16());
     link.replying();
@@ -280,7 +286,7 @@ impl Body for Reply {
                     ready!(outgoing.poll_room(context));
                 }
                 this.link.wants_body();
-                let frame = ready!(Pin::new(body).poll_frame(context));
+                let frame = ready!(body.poll_frame(context));
                 match &frame {
                     Some(Ok(frame)) => {
                         this.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
@@ -323,8 +329,15 @@ impl Body for Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
+        let written = match &self.content {
+            Content::Guest {
+                body: Leaving::Coded(coded),
+                ..
+            } => coded.taken(),
+            Content::Guest { .. } | Content::Line(_) => self.bytes,
+        };
         if let Some(exchange) = &self.exchange {
-            exchange.sent(self.bytes);
+            exchange.sent(written);
         }
         // Who has the last piece need not ask whether another follows.
         let whole = self.is_end_stream();

@@ -13,6 +13,7 @@ use model::pipe::ToSupervisor;
 use model::{Host, Outcome};
 use runtime::{Code, Engine, Facts, Invocation, Pool, ReplyBody};
 
+use super::compress::{Agreed, Places};
 use super::connections::{Connections, Link};
 use super::exchange::{Beginning, Exchange};
 use super::gate::{self, Forwarded};
@@ -38,6 +39,7 @@ pub struct Worker {
     pub tls: Tls,
     pub residents: Residents<Code>,
     pub connections: Rc<Connections>,
+    pub compressed: Places,
     pub report: Arc<Report>,
     pub request_ids: RequestIds,
     pub outbox: Outbox,
@@ -89,8 +91,10 @@ pub async fn serve(
     if let Some(seconds) = worker.report.quarantined(&exchange.app) {
         return refuse_quarantined(seconds, exchange, link);
     }
+    let offered = &exchange.app.entry.reply.compress;
+    let agreed = Agreed::on(offered, &parts, &worker.compressed);
     match invoke(&worker, &link, &exchange, authority, parts, incoming).await {
-        Ok(response) => pass(response, exchange, link),
+        Ok(response) => pass(response, exchange, link, agreed),
         Err(outcome) => refuse(outcome, id, Some(exchange), link),
     }
 }

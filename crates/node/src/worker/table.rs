@@ -263,7 +263,7 @@ fn prefixes(path: &str) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
-    use model::{AppLimits, Digest, Grants, GuestKind, VersionNumber};
+    use model::{AppLimits, Digest, Grants, GuestKind, Replies, VersionNumber};
 
     use super::*;
 
@@ -288,6 +288,7 @@ mod tests {
             routes: routes.iter().map(route).collect(),
             grant: Grants::default(),
             limits: AppLimits::default(),
+            reply: Replies::default(),
         })
     }
 

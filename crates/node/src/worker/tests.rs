@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use model::pipe::{Ending, ToSupervisor, ToWorker, WorkerMetrics, WorkerSettings};
 use model::{
     AppLimits, Change, Digest, Entry, Grants, GuestKind, LogRecord, LogStream, Millis, Outcome,
-    PathPrefix, Route, Size, VersionNumber,
+    PathPrefix, Replies, Route, Size, VersionNumber,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -185,6 +185,7 @@ fn put(app: &str, version: u32, wasm: &str) -> Change {
             cpu: Millis::secs(30),
             ..AppLimits::default()
         },
+        reply: Replies::default(),
     }))
 }
 

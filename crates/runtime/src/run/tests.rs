@@ -6,7 +6,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 
 use http_body_util::BodyExt as _;
-use model::{AppLimits, Digest, EngineSetting, Grants, GuestKind, Millis, Size, VersionNumber};
+use model::{
+    AppLimits, Digest, EngineSetting, Grants, GuestKind, Millis, Replies, Size, VersionNumber,
+};
 
 use crate::{Pool, PoolSettings};
 
@@ -75,6 +77,7 @@ async fn trial(wat: &str, limits: AppLimits) -> (Result<String, Outcome>, Ended,
         routes: Vec::new(),
         grant: Grants::default(),
         limits,
+        reply: Replies::default(),
     };
     let local = tokio::task::LocalSet::new();
     let reply = local

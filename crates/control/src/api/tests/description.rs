@@ -40,7 +40,8 @@ fn bodies() -> BTreeMap<&'static str, Value> {
         "number": 1,
         "manifest": { "name": "a", "component": "a.wasm", "build": "make", "route": [{ "host": "a.b", "path": "/x" }],
                       "grant": { "env": { "a": "b" }, "config": { "a": "b" } },
-                      "limits": { "cpu": "1ms", "wall": "1s", "memory": "1MiB" } },
+                      "limits": { "cpu": "1ms", "wall": "1s", "memory": "1MiB" },
+                      "reply": { "compress": ["br", "zstd", "gzip"] } },
         "wasm": Digest::of(b"a"), "wasm_bytes": 1, "kind": "http-component",
         "imports": [{ "standing": "free", "name": "a" }], "created_ms": 1, "created_by": "a",
     });
@@ -74,6 +75,10 @@ fn bodies() -> BTreeMap<&'static str, Value> {
         (
             "AppLimits",
             same::<AppLimits>(version["manifest"]["limits"].clone()),
+        ),
+        (
+            "Replies",
+            same::<model::Replies>(version["manifest"]["reply"].clone()),
         ),
         (
             "Manifest",
@@ -181,6 +186,14 @@ fn every_closed_word_is_described() {
         all(&["read", "deploy", "admin"], &|word| {
             serde_json::from_value::<api::Verb>(word).is_ok()
         })
+    );
+    let codings = model::Coding::ALL.map(model::Coding::as_str);
+    assert_eq!(
+        words(&format!("{at}/Replies/properties/compress/items/enum")),
+        all(&codings, &|word| serde_json::from_value::<model::Coding>(
+            word
+        )
+        .is_ok())
     );
     assert_eq!(
         words(&format!("{at}/Cause/enum")),

@@ -32,5 +32,6 @@ mod siege;
 mod tenants;
 mod tls;
 mod tokens;
+mod top;
 mod upgrades;
 mod uploads;

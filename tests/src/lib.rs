@@ -11,6 +11,7 @@ pub mod http2;
 pub mod load;
 pub mod platform;
 mod process;
+mod pty;
 pub mod reference;
 pub mod tls;
 pub mod trials;
@@ -28,4 +29,5 @@ pub use process::{
     children, clients, cpu_seconds, descendants, descriptors, is_stopped, lives, parent, pin,
     private_bytes, raise_descriptors, serves, workers,
 };
+pub use pty::Pty;
 pub use wait::{eventually, skip};

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use model::api::AppUsage;
 use model::{AppLimits, BuildKey, Host, Route, Size};
 
 /// Milliseconds since 1970-01-01T00:00:00Z, from outside, so that a test can let time pass.
@@ -33,6 +34,8 @@ pub struct ControlSettings {
     pub open_metrics: bool,
     /// The node's own metrics, as text; shown after the control plane's.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// What the node's apps did and used.
+    pub usage: Arc<dyn Fn() -> Vec<AppUsage> + Send + Sync>,
     pub notice: Notice,
 }
 

@@ -5,7 +5,7 @@ use model::TenantName;
 
 use crate::commands::{
     apps, backup, build, completions, delete, deploy, dev, doctor, inspect, limits, logs, new,
-    restore, rollback, status, tenant, token, up, upgrade, versions,
+    restore, rollback, status, tenant, token, top, up, upgrade, versions,
 };
 use crate::failure::EXIT_CODES;
 
@@ -47,6 +47,7 @@ pub enum Command {
     Token(token::Options),
     Tenant(tenant::Options),
     Status(status::Options),
+    Top(top::Options),
     Doctor(doctor::Options),
     Backup(backup::Options),
     Restore(restore::Options),
@@ -157,6 +158,8 @@ mod tests {
             "midge tenant create alice",
             "midge tenant list --json",
             "midge status",
+            "midge top",
+            "midge top --once --json --sort cpu --interval 5s",
             "midge doctor --json",
             "midge backup b.tar",
             "midge restore b.tar --data /tmp/x",
@@ -179,6 +182,7 @@ mod tests {
             "midge dev --env A",
             "midge dev --grant moon.A=B",
             "midge rollback shop --to 0",
+            "midge top --sort luck",
             "midge versions Shop",
             "midge versions",
             "midge delete shop --tenant ../x",

@@ -7,6 +7,7 @@ use control::{Control, ControlSettings, PublicUrl};
 use distribution::Distribution;
 use distribution::embedded::Embedded;
 use model::EngineSetting;
+use model::api::AppUsage;
 use model::pipe::Certificate;
 use node::{Listeners, NodeSettings, Supervisor};
 use tokio::sync::watch;
@@ -19,7 +20,7 @@ use crate::telemetry::Log;
 /// This program, whatever lies at its path by now: workers and compile children are of the build that starts them.
 const OURSELVES: &str = "/proc/self/exe";
 
-/// The node, where the control plane's `/metrics` finds it as well; none before it runs and after it was taken.
+/// The node, where the control plane finds what it counts as well; none before it runs and after it was taken.
 #[derive(Clone, Default)]
 pub struct Node(Arc<RwLock<Option<Supervisor>>>);
 
@@ -36,6 +37,11 @@ impl Node {
     fn metrics(&self) -> String {
         let node = self.0.read().unwrap_or_else(PoisonError::into_inner);
         node.as_ref().map(Supervisor::metrics).unwrap_or_default()
+    }
+
+    fn usage(&self) -> Vec<AppUsage> {
+        let node = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        node.as_ref().map(Supervisor::usage).unwrap_or_default()
     }
 }
 
@@ -77,6 +83,7 @@ pub async fn supervisor(
 }
 
 fn control_settings(settings: &Settings, port: u16, node: Node, log: Log) -> ControlSettings {
+    let counting = node.clone();
     ControlSettings {
         data: settings.data.clone(),
         domain: settings.domain.clone(),
@@ -91,6 +98,7 @@ fn control_settings(settings: &Settings, port: u16, node: Node, log: Log) -> Con
         },
         open_metrics: settings.control.open_metrics,
         metrics: Arc::new(move || node.metrics()),
+        usage: Arc::new(move || counting.usage()),
         notice: Arc::new(move |text| log.warning(text)),
     }
 }

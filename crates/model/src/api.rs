@@ -188,3 +188,32 @@ pub struct NodeStatus {
     pub worker_restarts: u64,
     pub listen: String,
 }
+
+/// `GET /v1/usage`: what apps did and used, of those that the caller reaches and that were asked for at all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlatformUsage {
+    pub at_ms: u64,
+    /// The upper bounds of the buckets of [`AppUsage::latency`].
+    pub latency_bounds_us: Vec<u64>,
+    pub apps: Vec<AppUsage>,
+}
+
+/// What one app did and used since the node's process began. Counts only grow, unless another process takes its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppUsage {
+    pub tenant: TenantName,
+    pub app: AppName,
+    pub requests: u64,
+    /// Those of them that failed by the app's own fault, and by the platform's.
+    pub app_errors: u64,
+    pub platform_errors: u64,
+    pub cpu_us: u64,
+    /// The most linear memory that one of its invocations held.
+    pub memory_peak_bytes: u64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// How many requests took how long, from the head to the end of the reply: one number for each bound and one for what
+    /// is beyond the last; zeros at the end are left out.
+    pub latency: Vec<u64>,
+    pub latency_sum_us: u64,
+}

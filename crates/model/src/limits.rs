@@ -189,6 +189,7 @@ limits! {
     CLIENT_CONNECT: Millis = fixed("client-connect", Millis::secs(5), "how long a command waits for a connection to the control API");
     CLIENT_WAIT: Millis = fixed("client-wait", Millis::secs(60), "how long a command waits for an answer of the control API, beyond what it asked the platform to wait itself");
     CLIENT_TRIES: u64 = fixed("client-tries", 3, "how often a command asks again when it meets no answer at all");
+    USAGE_LOOK: Millis = fixed("usage-look", Millis(100), "the shortest time between two looks of `midge top`; workers tell of their counts once a second");
     CLIENT_REPLY: Size = fixed("client-reply", Size::mib(64), "bytes of one answer of the control API, logs apart; a list of 100,000 apps has 30 MB");
     DELTAS_KEPT: u64 = fixed("deltas-kept", 1_024, "catalog deltas kept for a node that lags; beyond, it takes the whole catalog");
     LOG_RING: Size = fixed("log-ring", Size::kib(64), "newest log lines of one app kept in memory to show at once");

@@ -151,6 +151,10 @@ pub struct AppMetrics {
     pub cpu_us: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
+    /// The most linear memory that one of its invocations held.
+    pub memory_peak_bytes: u64,
+    /// From a request's head to the end of its reply.
+    pub latency: Histogram,
 }
 
 /// Durations counted in buckets.

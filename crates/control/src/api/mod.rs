@@ -51,6 +51,7 @@ fn operations(platform: &Arc<Platform>) -> Vec<Operation> {
         ("get", "/metrics", get(platform::metrics)),
         ("get", "/v1/openapi.json", get(platform::openapi)),
         ("get", "/v1/status", ask(get(platform::status))),
+        ("get", "/v1/usage", ask(get(platform::usage))),
         ("post", "/v1/backup", ask(post(platform::backup))),
         ("get", "/v1/tokens", ask(get(tokens::list))),
         ("post", "/v1/tokens", change(post(tokens::create))),

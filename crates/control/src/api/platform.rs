@@ -8,7 +8,9 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
-use model::api::{Status, Verb};
+use model::AppId;
+use model::api::{PlatformUsage, Status, Verb};
+use model::pipe::Histogram;
 use tokio::sync::mpsc;
 
 use super::gate;
@@ -108,6 +110,24 @@ pub(super) async fn metrics(
         "text/plain; version=0.0.4; charset=utf-8"
     };
     Ok(([(CONTENT_TYPE, kind)], text).into_response())
+}
+
+/// `GET /v1/usage`: of the apps within the caller's scope.
+pub(super) async fn usage(State(platform): Control, caller: Caller) -> axum::Json<PlatformUsage> {
+    let mut apps = (platform.settings.usage)();
+    apps.retain(|usage| {
+        let id = AppId {
+            tenant: usage.tenant.clone(),
+            app: usage.app.clone(),
+        };
+        caller.check(Verb::Read, Reach::App(&id)).is_ok()
+    });
+    apps.sort_unstable_by(|a, b| (&a.tenant, &a.app).cmp(&(&b.tenant, &b.app)));
+    axum::Json(PlatformUsage {
+        at_ms: platform.now(),
+        latency_bounds_us: Histogram::BOUNDS_US.to_vec(),
+        apps,
+    })
 }
 
 /// The API's description.

@@ -35,6 +35,7 @@ impl Plane {
                 port: 8080,
             },
             open_metrics: false,
+            usage: Arc::new(Vec::new),
             metrics: Arc::new(String::new),
             notice: Arc::new(|_| ()),
         };

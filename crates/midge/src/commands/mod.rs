@@ -17,6 +17,7 @@ pub mod rollback;
 pub mod status;
 pub mod tenant;
 pub mod token;
+pub mod top;
 pub mod up;
 pub mod upgrade;
 pub mod versions;

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard};
 
+use model::api::AppUsage;
 use model::pipe::{AppMetrics, Histogram, WorkerMetrics};
-use model::{AppId, Catalog, Generation, Outcome};
+use model::{AppId, Catalog, Fault, Generation, Outcome};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
@@ -75,6 +76,22 @@ impl Metrics {
 
     /// Everything as Prometheus text (OpenMetrics). Apps that the catalog no longer has are forgotten.
     pub fn text(&self, facts: Facts, catalog: &Catalog) -> String {
+        let sum = self.sum(catalog);
+        let mut registry = Registry::with_prefix("midge");
+        registry.register_collector(Box::new(Seen { facts, sum }));
+        let mut text = String::new();
+        encode(&mut text, &registry).expect("a string takes all text");
+        text
+    }
+
+    /// What each app of the catalog did and used, in no order.
+    pub fn usage(&self, catalog: &Catalog) -> Vec<AppUsage> {
+        let sum = self.sum(catalog);
+        sum.apps.into_values().map(usage).collect()
+    }
+
+    /// Of all workers. Apps that the catalog no longer has are forgotten.
+    fn sum(&self, catalog: &Catalog) -> Counts {
         let mut workers = self.workers();
         for counts in workers.all() {
             counts.apps.retain(|id, _| catalog.get(id).is_some());
@@ -83,12 +100,7 @@ impl Metrics {
         for counts in &workers.present {
             sum.add(counts.clone());
         }
-        drop(workers);
-        let mut registry = Registry::with_prefix("midge");
-        registry.register_collector(Box::new(Seen { facts, sum }));
-        let mut text = String::new();
-        encode(&mut text, &registry).expect("a string takes all text");
-        text
+        sum
     }
 
     fn workers(&self) -> MutexGuard<'_, Workers> {
@@ -131,6 +143,32 @@ fn add_app(mine: &mut AppMetrics, theirs: &AppMetrics) {
     mine.cpu_us += theirs.cpu_us;
     mine.bytes_in += theirs.bytes_in;
     mine.bytes_out += theirs.bytes_out;
+    mine.memory_peak_bytes = mine.memory_peak_bytes.max(theirs.memory_peak_bytes);
+    mine.latency.add(&theirs.latency);
+}
+
+fn usage(app: AppMetrics) -> AppUsage {
+    let by = |fault: Fault| {
+        let failed = app.requests.iter();
+        let failed = failed.filter(|(outcome, _)| outcome.fault() == Some(fault));
+        failed.map(|(_, count)| count).sum()
+    };
+    let mut latency = app.latency.buckets.to_vec();
+    let filled = latency.iter().rposition(|count| *count > 0);
+    latency.truncate(filled.map_or(0, |last| last + 1));
+    AppUsage {
+        requests: app.requests.iter().map(|(_, count)| count).sum(),
+        app_errors: by(Fault::App),
+        platform_errors: by(Fault::Platform),
+        cpu_us: app.cpu_us,
+        memory_peak_bytes: app.memory_peak_bytes,
+        bytes_in: app.bytes_in,
+        bytes_out: app.bytes_out,
+        latency,
+        latency_sum_us: app.latency.sum_us,
+        tenant: app.id.tenant,
+        app: app.id.app,
+    }
 }
 
 fn add_outcomes(mine: &mut Vec<(Outcome, u64)>, theirs: &[(Outcome, u64)]) {
@@ -197,6 +235,24 @@ impl Seen {
         let mut family = counter(encoder, "app_sent", help, Some(&Unit::Bytes))?;
         for app in &apps {
             count_one(family.encode_family(&named(app))?, app.bytes_out)?;
+        }
+        let help = "From apps' requests' heads to the ends of their replies, summed";
+        let mut family = counter(encoder, "app_duration", help, Some(&Unit::Seconds))?;
+        for app in &apps {
+            let labels = named(app);
+            let seconds = app.latency.sum_us as f64 / 1e6;
+            let mut one = family.encode_family(&labels)?;
+            one.encode_counter::<NoLabelSet, f64, f64>(&seconds, None)?;
+        }
+        let help = "The most linear memory that one invocation of an app held";
+        let unit = Some(&Unit::Bytes);
+        let mut family =
+            encoder.encode_descriptor("app_memory_peak", help, unit, MetricType::Gauge)?;
+        for app in &apps {
+            let labels = named(app);
+            family
+                .encode_family(&labels)?
+                .encode_gauge(&app.memory_peak_bytes)?;
         }
         Ok(())
     }
@@ -306,7 +362,15 @@ mod tests {
             cpu_us: 500_000,
             bytes_in: 10,
             bytes_out: 20,
+            memory_peak_bytes: 1000 * (number + 1),
+            latency: latency(1500),
         }
+    }
+
+    fn latency(us: u64) -> Histogram {
+        let mut latency = Histogram::default();
+        latency.count(us);
+        latency
     }
 
     fn worker(apps: Vec<AppMetrics>) -> WorkerMetrics {
@@ -349,6 +413,8 @@ mod tests {
             r#"midge_app_cpu_seconds_total{tenant="alice",app="app-0"} 1.0"#,
             r#"midge_app_received_bytes_total{tenant="alice",app="app-0"} 20"#,
             r#"midge_app_sent_bytes_total{tenant="alice",app="app-0"} 40"#,
+            r#"midge_app_duration_seconds_total{tenant="alice",app="app-0"} 0.003"#,
+            r#"midge_app_memory_peak_bytes{tenant="alice",app="app-1"} 2000"#,
             r#"midge_unrouted_requests_total{outcome="not-found"} 12"#,
             r#"midge_request_duration_seconds_bucket{le="0.0001"} 0"#,
             r#"midge_request_duration_seconds_bucket{le="0.0002"} 3"#,
@@ -368,5 +434,17 @@ mod tests {
             );
         }
         assert!(!text.contains("app-9"), "an app that is gone is forgotten");
+
+        let mut usage = metrics.usage(&catalog);
+        usage.sort_by(|a, b| a.app.cmp(&b.app));
+        assert_eq!(usage.len(), 2);
+        let first = &usage[0];
+        assert_eq!(
+            (first.requests, first.app_errors, first.platform_errors),
+            (8, 1, 0)
+        );
+        assert_eq!((first.cpu_us, first.memory_peak_bytes), (1_000_000, 1000));
+        assert_eq!(first.latency, [0, 0, 0, 0, 0, 0, 0, 2]);
+        assert_eq!(first.latency_sum_us, 3000);
     }
 }

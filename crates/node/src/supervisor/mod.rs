@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use distribution::Distribution;
+use model::api::AppUsage;
 use model::pipe::{Certificate, Ending, WorkerSettings};
 use model::{Generation, Host, Millis, PublicKey, Size, limits};
 use tokio::sync::watch;
@@ -218,6 +219,12 @@ impl Supervisor {
             log_lines_dropped: self.node.logs.dropped_lines(),
         };
         self.node.metrics.text(facts, &catalog)
+    }
+
+    /// What each app that it serves did and used.
+    pub fn usage(&self) -> Vec<AppUsage> {
+        let catalog = self.node.catalogs.borrow().clone();
+        self.node.metrics.usage(&catalog)
     }
 
     /// Takes no new connections, lets requests in flight finish within the grace period, and ends the workers.

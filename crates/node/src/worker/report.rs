@@ -396,6 +396,7 @@ mod tests {
             cpu_us: 3,
             wall_us: 15,
             instantiate_us: 9,
+            memory_bytes: 7,
             ..Usage::default()
         };
         for app in &apps {
@@ -416,6 +417,11 @@ mod tests {
         let again = report.metrics(NOTHING).remove(0);
         assert_eq!(again.apps.len(), 1);
         assert_eq!(again.apps[0].cpu_us, 6);
+        assert_eq!(again.apps[0].memory_peak_bytes, 7);
+        assert_eq!(
+            (again.apps[0].latency.count, again.apps[0].latency.sum_us),
+            (2, 30)
+        );
         assert!(report.metrics(NOTHING)[0].apps.is_empty());
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use model::pipe::AppMetrics;
+use model::pipe::{AppMetrics, Histogram};
 use model::{AppId, Entry, Outcome, Usage};
 
 use super::quarantine::Quarantine;
@@ -47,6 +47,8 @@ struct Counts {
     cpu_us: u64,
     bytes_in: u64,
     bytes_out: u64,
+    memory_peak_bytes: u64,
+    latency: Histogram,
     changed: bool,
 }
 
@@ -68,6 +70,8 @@ impl Tally {
         counts.cpu_us += usage.cpu_us;
         counts.bytes_in += usage.bytes_in;
         counts.bytes_out += usage.bytes_out;
+        counts.memory_peak_bytes = counts.memory_peak_bytes.max(usage.memory_bytes);
+        counts.latency.count(usage.wall_us);
         !std::mem::replace(&mut counts.changed, true)
     }
 
@@ -80,6 +84,8 @@ impl Tally {
             cpu_us: counts.cpu_us,
             bytes_in: counts.bytes_in,
             bytes_out: counts.bytes_out,
+            memory_peak_bytes: counts.memory_peak_bytes,
+            latency: counts.latency.clone(),
         }
     }
 }

@@ -130,6 +130,16 @@ fn bodies() -> BTreeMap<&'static str, Value> {
                 json!({ "version": "1", "generation": 1, "domain": "a.b", "apps": 1, "nodes": [node] }),
             ),
         ),
+        (
+            "AppUsage",
+            same::<api::AppUsage>(serde_json::to_value(used("a", "a")).unwrap()),
+        ),
+        (
+            "PlatformUsage",
+            same::<api::PlatformUsage>(
+                json!({ "at_ms": 1, "latency_bounds_us": [1], "apps": [used("a", "a")] }),
+            ),
+        ),
         ("Usage", same::<model::Usage>(done["usage"].clone())),
         ("RequestRecord", same::<model::RequestRecord>(done)),
         ("LogRecord", same::<model::LogRecord>(record)),

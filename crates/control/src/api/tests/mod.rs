@@ -112,7 +112,31 @@ fn settings(data: &std::path::Path) -> ControlSettings {
         },
         open_metrics: false,
         metrics: Arc::new(|| "node_metric 1\n".into()),
+        usage: Arc::new(|| {
+            vec![
+                used("default", "shop"),
+                used("default", "blog"),
+                used("bob", "shop"),
+            ]
+        }),
         notice: Arc::new(|_| ()),
+    }
+}
+
+/// What an app did and used, as a node says it.
+fn used(tenant: &str, app: &str) -> model::api::AppUsage {
+    model::api::AppUsage {
+        tenant: tenant.parse().unwrap(),
+        app: app.parse().unwrap(),
+        requests: 3,
+        app_errors: 2,
+        platform_errors: 1,
+        cpu_us: 4,
+        memory_peak_bytes: 5,
+        bytes_in: 6,
+        bytes_out: 7,
+        latency: vec![0, 3],
+        latency_sum_us: 50,
     }
 }
 

@@ -28,6 +28,40 @@ async fn health_readiness_status_and_metrics_say_how_it_is() {
 }
 
 #[tokio::test]
+async fn whoever_asks_sees_what_apps_used_within_their_scope() {
+    let api = Api::start().await;
+    let check = async |scope: Value, expected: &[&str]| {
+        let token = api.token(scope.clone()).await.token;
+        let asked = api.raw("GET /v1/usage", &[&bearer(&token)], "").await;
+        let usage: model::api::PlatformUsage = asked.ok();
+        let apps = usage.apps.iter();
+        let seen: Vec<_> = apps
+            .map(|app| format!("{}/{}", app.tenant, app.app))
+            .collect();
+        assert_eq!(seen, expected, "{scope}");
+        assert_eq!(usage.latency_bounds_us.len(), 18);
+        assert_eq!(
+            usage.apps[0],
+            used(usage.apps[0].tenant.as_str(), usage.apps[0].app.as_str())
+        );
+    };
+    api.post("/v1/tenants", json!({ "name": "bob" })).await;
+    check(
+        json!({ "verb": "read" }),
+        &["bob/shop", "default/blog", "default/shop"],
+    )
+    .await;
+    let tenant = json!({ "tenant": "default", "verb": "read" });
+    check(tenant, &["default/blog", "default/shop"]).await;
+    check(json!({ "tenant": "bob", "verb": "admin" }), &["bob/shop"]).await;
+    let app = json!({ "tenant": "default", "app": "shop", "verb": "deploy" });
+    check(app, &["default/shop"]).await;
+    api.raw("GET /v1/usage", &[], "")
+        .await
+        .problem(401, "token-missing");
+}
+
+#[tokio::test]
 async fn a_restart_publishes_what_was_deployed_under_the_same_generation() {
     let api = Api::start().await;
     api.version("shop", "ok\none").await;

@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::Stdio;
 
+use model::{Fault, Outcome};
 use serde_json::Value;
 use tests::{Platform, guest};
 
@@ -249,4 +250,99 @@ fn the_api_refuses_what_it_does_not_know() {
     }
     let large = send(&vec![b' '; 2 << 20]);
     assert_eq!(large.reply.status(), 413, "{}", large.reply.text());
+}
+
+/// The words of a text that begin with `midge_`.
+fn metrics_named(text: &str) -> impl Iterator<Item = &str> {
+    let is_part = |c: char| c.is_ascii_lowercase() || c == '_';
+    let words = text.split(move |c| !is_part(c));
+    words.filter(|word| word.starts_with("midge_"))
+}
+
+#[test]
+fn the_board_and_the_page_name_metrics_and_outcomes_that_there_are() {
+    let platform = Platform::start();
+    platform.deploy("hello", &guest("hello"));
+    platform.get("hello", "/").is(200);
+    platform.get("nobody", "/").is(404);
+    tests::eventually("both are counted", || {
+        let counted = |name| platform.metric(name) == 1.0;
+        let all = ["midge_requests_total", "midge_unrouted_requests_total"];
+        all.into_iter().all(counted).then_some(())
+    });
+    let metrics = platform.api.get("/metrics").is(200).reply.text();
+    let samples = metrics.lines().filter(|line| !line.starts_with('#'));
+    let samples: Vec<_> = samples
+        .filter_map(|line| line.split(['{', ' ']).next())
+        .collect();
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let read = |page: &str| std::fs::read_to_string(docs.join(page)).unwrap();
+
+    let board: Value = serde_json::from_str(&read("grafana/midge.json")).unwrap();
+    let panels = board["panels"].as_array().unwrap().iter();
+    let targets = panels
+        .filter_map(|panel| panel["targets"].as_array())
+        .flatten();
+    let expressions: Vec<_> = targets.map(|it| it["expr"].as_str().unwrap()).collect();
+    assert!(expressions.len() > 20, "{expressions:?}");
+    for expression in &expressions {
+        for name in metrics_named(expression) {
+            assert!(samples.contains(&name), "`{name}` in `{expression}`");
+        }
+        let (_, outcomes) = expression.split_once("outcome=~\"").unwrap_or_default();
+        let outcomes = outcomes.split('"').next().unwrap().split('|');
+        for code in outcomes.filter(|code| !code.is_empty()) {
+            let known = Outcome::ALL.iter().any(|outcome| outcome.code() == code);
+            assert!(known, "`{code}` in `{expression}`");
+        }
+    }
+    let variables = board["templating"]["list"].to_string();
+    let page = read("guide/operating.md");
+    for name in metrics_named(&variables).chain(metrics_named(&page)) {
+        // A histogram is named without what its samples end with.
+        let count = format!("{name}_count");
+        assert!(
+            samples.contains(&name) || samples.contains(&&*count),
+            "`{name}`"
+        );
+    }
+}
+
+#[test]
+fn the_page_of_errors_has_every_outcome_with_its_status_and_fault() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/guide/errors.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let table = page.split("| `midge-error` |").nth(1).unwrap();
+    let table = table.split("\n\n").next().unwrap();
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .skip(2)
+        .map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect())
+        .collect();
+    for row in &rows {
+        assert_eq!(row.len(), 5, "{row:?}");
+        assert!(row.iter().all(|cell| !cell.is_empty()), "{row:?}");
+    }
+    let described: Vec<_> = rows.iter().map(|row| (row[0], row[1], row[2])).collect();
+    let failures = Outcome::ALL
+        .iter()
+        .filter(|outcome| outcome.fault().is_some());
+    for outcome in failures.clone() {
+        let code = format!("`{outcome}`");
+        let status = match outcome {
+            // Nobody is there to be told.
+            Outcome::ClientGone => format!("({})", outcome.status()),
+            _ => outcome.status().to_string(),
+        };
+        let fault = match outcome.fault().unwrap() {
+            Fault::Caller => "caller",
+            Fault::App => "app",
+            Fault::Platform => "platform",
+        };
+        assert!(
+            described.contains(&(&*code, &*status, fault)),
+            "{code} {status} {fault}"
+        );
+    }
+    assert_eq!(described.len(), failures.count());
 }

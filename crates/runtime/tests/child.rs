@@ -2,10 +2,11 @@
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use model::limits;
 use model::pipe::CompileReport;
@@ -48,6 +49,30 @@ fn a_refused_upload_is_a_success() {
 }
 
 #[test]
+fn a_child_has_shut_itself_in_before_it_reads() {
+    let native = tempfile::tempfile().unwrap();
+    let mut command = Command::new(program());
+    command.stdin(Stdio::piped()).stdout(Stdio::null());
+    place(&mut command, native.as_raw_fd());
+    let mut child = command.spawn().unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let deadline = Instant::now() + Duration::from_secs(60);
+    // A filter, and this test has put none on it.
+    while !std::fs::read_to_string(&status)
+        .unwrap()
+        .contains("\nSeccomp:\t2\n")
+    {
+        assert!(
+            Instant::now() < deadline,
+            "it waits for its upload unfenced"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(child.stdin.take());
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
 fn without_a_place_for_the_code_the_child_fails() {
     let mut child = Command::new(program());
     // SAFETY: `close` is safe to call between fork and exec. Whoever runs the tests may have left something there.
@@ -76,7 +101,6 @@ fn run(wasm: &[u8]) -> (ExitStatus, Option<CompileReport>, Vec<u8>) {
     upload.write_all(wasm).unwrap();
     upload.rewind().unwrap();
     let mut native: File = tempfile::tempfile().unwrap();
-    let descriptor = native.as_raw_fd();
     let mib = (wasm.len() as u64).div_ceil(1 << 20);
     let cpu = (limits::COMPILE_CPU.default.0 + mib * limits::COMPILE_CPU_PER_MIB.default.0) / 1000;
     let bounds = [
@@ -98,12 +122,10 @@ fn run(wasm: &[u8]) -> (ExitStatus, Option<CompileReport>, Vec<u8>) {
                 };
                 rustix::process::setrlimit(resource, limit)?;
             }
-            match libc::dup2(descriptor, 3) {
-                3 => Ok(()),
-                _ => Err(std::io::Error::last_os_error()),
-            }
+            Ok(())
         });
     }
+    place(&mut command, native.as_raw_fd());
     let child = command.output().unwrap();
     let mut code = Vec::new();
     native.rewind().unwrap();
@@ -113,4 +135,15 @@ fn run(wasm: &[u8]) -> (ExitStatus, Option<CompileReport>, Vec<u8>) {
         serde_json::from_slice(&child.stdout).ok(),
         code,
     )
+}
+
+/// Gives the child `native` as the place for its native code.
+fn place(command: &mut Command, native: RawFd) {
+    // SAFETY: between fork and exec only system calls are made.
+    unsafe {
+        command.pre_exec(move || match libc::dup2(native, 3) {
+            3 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
 }

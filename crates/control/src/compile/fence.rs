@@ -1,4 +1,6 @@
-//! What a compile child may not ask of the kernel: whatever reaches out of it.
+//! What a compile child may not ask of the kernel from its first moment on: whatever reaches another machine or process.
+//!
+//! Files it needs to be loaded, and shuts itself off from before it reads its upload.
 
 use std::io;
 

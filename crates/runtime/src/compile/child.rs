@@ -9,7 +9,7 @@ use model::limits;
 use model::pipe::CompileReport;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
-use super::CompileError;
+use super::{CompileError, fence};
 
 /// Where the parent takes the native code from.
 const NATIVE: RawFd = 3;
@@ -32,6 +32,8 @@ fn answer() -> Result<(), String> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|error| format!("while closing this process to others: {error}"))?;
     let mut native = claim_native()?;
+    // All that it needs is open. What follows reads what a stranger wrote.
+    fence::shut().map_err(|error| format!("while fencing this process in: {error}"))?;
     let mut wasm = Vec::new();
     // One byte more than is allowed, so that too much is seen as too much.
     io::stdin()

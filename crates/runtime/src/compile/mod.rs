@@ -6,6 +6,7 @@
 mod bounds;
 mod child;
 mod componentize;
+mod fence;
 mod format;
 mod kind;
 mod link;

@@ -123,6 +123,34 @@ fn each_exit_code_means_what_help_says() {
 }
 
 #[test]
+fn files_that_never_end_or_are_no_text_are_refused_in_words() {
+    let home = tempfile::tempdir().unwrap();
+    let profiles = home.path().join(".config/midge/profiles.toml");
+    std::fs::create_dir_all(profiles.parent().unwrap()).unwrap();
+    let check = |line: &str, exit: i32, said: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        let ran = tests::run(home.path(), home.path(), &words);
+        ran.exits(exit).says("error: ").says(said);
+    };
+    check("inspect /dev/zero", 1, "larger than 100MiB");
+    check(
+        "deploy --manifest /dev/zero --token t",
+        2,
+        "larger than 64KiB",
+    );
+    check("up --config /dev/zero", 2, "larger than 1MiB");
+    let profile = |text: &str| std::fs::write(&profiles, text).unwrap();
+    profile("[default]\napi = 'http://127.0.0.1:1'\ntoken-file = '/dev/zero'\n");
+    check("apps", 2, "larger than 4KiB");
+    std::fs::remove_file(&profiles).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", &profiles).unwrap();
+    check("apps", 2, "larger than 1MiB");
+    std::fs::write(home.path().join("latin1"), b"name = '\xe4'\n").unwrap();
+    check("build --manifest latin1", 2, "byte 8 is not UTF-8");
+    check("up --config latin1", 2, "byte 8 is not UTF-8");
+}
+
+#[test]
 fn the_first_deploy_needs_no_ceremony() {
     // `midge up` points the default profile at itself; this one is started by hand to let it.
     let folder = tempfile::tempdir().unwrap();

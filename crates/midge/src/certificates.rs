@@ -2,8 +2,6 @@
 //!
 //! What cannot be used is named; the one that was read before keeps serving.
 
-use std::fs::File;
-use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +18,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::failure::Failure;
 use crate::telemetry::Log;
+use crate::whole_file::{self, Unreadable};
 
 /// Where a certificate and its key lie, as PEM.
 #[derive(Debug, Clone, PartialEq, serde::Deserialize)]
@@ -33,12 +32,10 @@ pub struct CertificateFiles {
 /// Why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
 enum Unusable {
-    #[error("`{path}` cannot be read: {error}")]
-    Unreadable { path: PathBuf, error: io::Error },
+    #[error("`{path}` {error}")]
+    Unreadable { path: PathBuf, error: Unreadable },
     #[error("`{0}` is no file")]
     NoFile(PathBuf),
-    #[error("`{path}` is larger than {limit}", limit = limits::CERTIFICATE.default)]
-    TooLarge { path: PathBuf },
     #[error("`{0}` holds no certificate; it must be PEM, with the lines `BEGIN CERTIFICATE`")]
     NoCertificate(PathBuf),
     #[error("the certificate of `{path}` cannot be read: {why}")]
@@ -284,19 +281,10 @@ fn text(path: &Path) -> Result<String, Unusable> {
         path: path.to_owned(),
         error,
     };
-    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
-        return Err(Unusable::NoFile(path.to_owned()));
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_file() => {}
+        Ok(_) => return Err(Unusable::NoFile(path.to_owned())),
+        Err(error) => return Err(unreadable(error.into())),
     }
-    let most = limits::CERTIFICATE.default.bytes();
-    let mut text = String::new();
-    let file = File::open(path).map_err(unreadable)?;
-    file.take(most + 1)
-        .read_to_string(&mut text)
-        .map_err(unreadable)?;
-    if text.len() as u64 > most {
-        return Err(Unusable::TooLarge {
-            path: path.to_owned(),
-        });
-    }
-    Ok(text)
+    whole_file::read_text(path, &limits::CERTIFICATE).map_err(unreadable)
 }

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::certificates::CertificateFiles;
 use crate::failure::{Failure, While as _};
+use crate::whole_file;
 
 /// The file that is read when none is named and it lies in the current folder.
 const FILE_NAME: &str = "midge.config.toml";
@@ -256,9 +257,11 @@ pub fn load(flags: Flags) -> Result<Settings, Failure> {
     };
     let file = match &path {
         Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .or_fail(|| format!("reading the configuration `{}`", path.display()))
-                .map_err(|failure| failure.hint("name another file with `--config`"))?;
+            let text = whole_file::read_text(path, &limits::CONFIG_FILE).map_err(|error| {
+                error
+                    .of(&format!("the configuration `{}`", path.display()))
+                    .hint("name another file with `--config`")
+            })?;
             let mut file = read(&text, path)?;
             // A relative folder is meant from where it is written.
             file.data = file.data.map(|data| folder_of(path).join(data));

@@ -18,6 +18,7 @@ mod sockets;
 mod succession;
 mod telemetry;
 mod upload_file;
+mod whole_file;
 mod wiring;
 
 use std::future::Future;

@@ -5,9 +5,11 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use model::limits;
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{Failure, While as _};
+use crate::whole_file::{self, Unreadable};
 
 /// The profile that commands use when none is named.
 pub const DEFAULT: &str = "default";
@@ -50,12 +52,12 @@ pub fn file() -> Option<PathBuf> {
 impl Profiles {
     /// The profiles in `file`; none if there is no such file.
     pub fn load(file: &Path) -> Result<Self, Failure> {
-        let text = match std::fs::read_to_string(file) {
+        let text = match whole_file::read_text(file, &limits::CONFIG_FILE) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(error) => {
-                return Err(error).or_fail(|| format!("reading `{}`", file.display()));
+            Err(Unreadable::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+                String::new()
             }
+            Err(error) => return Err(error.of(&format!("the profiles in `{}`", file.display()))),
         };
         let profiles = toml::from_str(&text).map_err(|error| {
             Failure::usage(format!(
@@ -97,12 +99,10 @@ impl Profile {
         match (&self.token, &self.token_file) {
             (Some(token), _) => Ok(Some(token.clone())),
             (None, Some(file)) => {
-                let token = std::fs::read_to_string(file)
-                    .or_fail(|| format!("reading the token in `{}`", file.display()))
-                    .map_err(|failure| {
-                        failure.hint("start the platform with `midge up`, or give `--token TOKEN`")
-                    })?;
-                Ok(Some(token.trim().to_owned()))
+                let token = read_token(file).map_err(|failure| {
+                    failure.hint("start the platform with `midge up`, or give `--token TOKEN`")
+                })?;
+                Ok(Some(token))
             }
             (None, None) => Ok(None),
         }
@@ -113,6 +113,13 @@ impl Profile {
         let named_so = |file: &PathBuf| file.file_name().is_some_and(|name| name == TOKEN_FILE);
         self.token.is_none() && self.token_file.as_ref().is_some_and(named_so)
     }
+}
+
+/// The token in a file that holds nothing else.
+pub fn read_token(file: &Path) -> Result<String, Failure> {
+    let text = whole_file::read_text(file, &limits::TOKEN_FILE)
+        .map_err(|error| error.of(&format!("the token in `{}`", file.display())))?;
+    Ok(text.trim().to_owned())
 }
 
 /// Points the default profile in `file` at a platform of this machine.

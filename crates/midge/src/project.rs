@@ -6,11 +6,12 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
-use model::Manifest;
+use model::{Manifest, limits};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::failure::{Failure, While as _};
 use crate::screen;
+use crate::whole_file::{self, Unreadable};
 
 pub const MANIFEST: &str = "midge.toml";
 
@@ -30,10 +31,12 @@ impl Project {
             None => PathBuf::from(MANIFEST),
         };
         let shown = file.display();
-        let text = std::fs::read_to_string(&file).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => Failure::failed(format!("there is no manifest `{shown}`"))
-                .hint("run this in an app's folder, make one with `midge new NAME`, or name a file: `midge deploy FILE.wasm`, `midge dev FILE.wasm`"),
-            _ => Failure::failed(format!("while reading the manifest `{shown}`: {error}")),
+        let text = whole_file::read_text(&file, &limits::MANIFEST).map_err(|error| match error {
+            Unreadable::Io(error) if error.kind() == io::ErrorKind::NotFound => {
+                Failure::failed(format!("there is no manifest `{shown}`"))
+                    .hint("run this in an app's folder, make one with `midge new NAME`, or name a file: `midge deploy FILE.wasm`, `midge dev FILE.wasm`")
+            }
+            error => error.of(&format!("the manifest `{shown}`")),
         })?;
         let manifest = Manifest::from_toml(&text)
             .map_err(|error| Failure::usage(format!("`{shown}` cannot be used: {error}")))?;
@@ -189,6 +192,12 @@ mod tests {
         check("name = 'a'\nwhat = 1", "what");
         check("name = 'a'\nbuild = 'exit 3'", "exit status: 3");
         check("name = 'a'", "names no component");
+        let (project, folder) = project("name = 'a'");
+        drop(project);
+        std::fs::write(folder.path().join(MANIFEST), b"name = '\xff'").unwrap();
+        let failure = Project::find(Some(folder.path())).unwrap_err();
+        assert_eq!(failure.exit, crate::failure::Exit::Usage);
+        assert!(failure.what.contains("not UTF-8"), "{}", failure.what);
         let nowhere = Project::find(Some(Path::new("/nowhere/midge.toml"))).unwrap_err();
         assert!(nowhere.what.contains("no manifest `/nowhere/midge.toml`"));
     }

@@ -8,8 +8,9 @@ use std::path::Path;
 use bytes::Bytes;
 use model::{AppName, MAX_NAME_BYTES, limits};
 
-use crate::failure::{Failure, While as _};
+use crate::failure::Failure;
 use crate::screen;
+use crate::whole_file;
 
 /// The bytes of a Wasm file, plausible and whole.
 pub fn read(path: &Path) -> Result<Bytes, Failure> {
@@ -30,7 +31,9 @@ pub fn read(path: &Path) -> Result<Bytes, Failure> {
                 .hint("build it for release and strip it: `wasm-tools strip` takes the debug information out"),
         );
     }
-    let bytes = std::fs::read(path).or_fail(|| format!("reading `{shown}`"))?;
+    // Its metadata says nothing of how much a pipe or a device gives.
+    let bytes = whole_file::read(path, &limits::WASM)
+        .map_err(|error| Failure::failed(format!("`{shown}` {error}")))?;
     match flaw(&bytes) {
         None => Ok(bytes.into()),
         Some(flaw) => {
@@ -235,6 +238,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let gone = read(&folder.path().join("gone.wasm")).unwrap_err();
         assert!(gone.what.contains("there is no file"), "{}", gone.what);
+        let endless = read(Path::new("/dev/zero")).unwrap_err();
+        assert!(
+            endless.what.contains("larger than 100MiB"),
+            "{}",
+            endless.what
+        );
         let folder = read(folder.path()).unwrap_err();
         assert!(folder.what.contains("is a folder"), "{}", folder.what);
     }

@@ -192,6 +192,8 @@ limits! {
     USAGE_LOOK: Millis = fixed("usage-look", Millis(100), "the shortest time between two looks of `midge top`; workers tell of their counts once a second");
     CLIENT_REPLY: Size = fixed("client-reply", Size::mib(64), "bytes of one answer of the control API, logs apart; a list of 100,000 apps has 30 MB");
     DELTAS_KEPT: u64 = fixed("deltas-kept", 1_024, "catalog deltas kept for a node that lags; beyond, it takes the whole catalog");
+    CONFIG_FILE: Size = fixed("config-file", Size::mib(1), "bytes of an operator's configuration, and of a user's profiles, so that a device is not read for ever; one with 100 certificates has 10 KB");
+    TOKEN_FILE: Size = fixed("token-file", Size::kib(4), "bytes of a file that holds a token; one has 67");
     LOG_RING: Size = fixed("log-ring", Size::kib(64), "newest log lines of one app kept in memory to show at once");
     LOG_RINGS: Size = fixed("log-rings", Size::mib(64), "newest log lines of all apps kept in memory");
     LOG_FOLLOW: u64 = fixed("log-follow", 1_024, "lines a follower of a log may fall behind before it misses some");

@@ -130,6 +130,19 @@ fn what_the_app_says_is_shown_as_it_is_said() {
 }
 
 #[test]
+fn the_last_request_before_the_end_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("hello.wasm"), guest("hello")).unwrap();
+    let mut dev = Dev::start(folder.path(), &["hello.wasm"]);
+    dev.get("/first").is(200);
+    dev.get("/last").is(200);
+    dev.signal(libc::SIGINT);
+    assert_eq!(dev.wait(), Some(0));
+    dev.says("GET /first 200 in ");
+    dev.says("GET /last 200 in ");
+}
+
+#[test]
 fn what_cannot_be_served_is_refused_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let check = |arguments: &[&str], exit: i32, part: &str| {

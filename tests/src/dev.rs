@@ -99,11 +99,15 @@ impl Dev {
         });
     }
 
-    /// Sends a signal, waits for the end, and returns the exit code.
-    pub fn end(mut self, signal: i32) -> Option<i32> {
+    pub fn signal(&self, signal: i32) {
         // SAFETY: the process is a child that was not waited for, so its id is its own.
         let sent = unsafe { libc::kill(self.id() as libc::pid_t, signal) };
         assert_eq!(sent, 0, "the signal could not be sent");
+    }
+
+    /// Sends a signal, waits for the end, and returns the exit code.
+    pub fn end(mut self, signal: i32) -> Option<i32> {
+        self.signal(signal);
         self.wait()
     }
 

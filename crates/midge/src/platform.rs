@@ -290,14 +290,20 @@ impl Platform {
         let _ = before.wait_for(|before| *before == Before::Gone).await;
     }
 
+    /// As [`Self::stop`], but the API goes on until the workers have ended: who follows a log hears all of it.
+    pub async fn stop_heard_out(self) {
+        drop(self.sockets);
+        end_workers(&self.node).await;
+        if let Some(controlled) = self.control {
+            controlled.close(async {}).await;
+        }
+        self.folder.leave();
+    }
+
     /// Lets what is in flight finish within the grace period, and ends everything.
     pub async fn stop(self) {
         drop(self.sockets);
-        let drained = async {
-            if let Some(supervisor) = self.node.take() {
-                supervisor.stop().await;
-            }
-        };
+        let drained = end_workers(&self.node);
         // The API's callers wait for nodes, and nodes for nobody: both end together.
         match self.control {
             Some(controlled) => controlled.close(drained).await,
@@ -368,6 +374,13 @@ impl Controlled {
         let _ = self.shutdown.send(());
         let ((), _) = tokio::join!(meanwhile, self.served);
         self.control.close().await;
+    }
+}
+
+/// Lets the requests in flight finish within the grace period.
+async fn end_workers(node: &Node) {
+    if let Some(supervisor) = node.take() {
+        supervisor.stop().await;
     }
 }
 

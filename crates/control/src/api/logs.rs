@@ -14,7 +14,7 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use model::api::Verb;
 use model::{LogRecord, LogStream};
 use serde::Deserialize;
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::Instant;
 
 use super::problem::Refused;
@@ -117,7 +117,12 @@ impl Follower {
                 return Some([&line[..], b"\n"].concat().into());
             }
             let came = tokio::select! {
-                () = self.platform.closing().cancelled() => return None,
+                () = self.platform.closing().cancelled() => match self.live.try_recv() {
+                    // What was said before the end is heard.
+                    Ok(line) => Ok(Ok(line)),
+                    Err(TryRecvError::Lagged(missed)) => Ok(Err(RecvError::Lagged(missed))),
+                    Err(TryRecvError::Empty | TryRecvError::Closed) => return None,
+                },
                 came = tokio::time::timeout_at(self.checked + RECHECK, self.live.recv()) => came,
             };
             match came {

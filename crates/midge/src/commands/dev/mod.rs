@@ -5,9 +5,11 @@ mod watch;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use model::{AppName, LogRecord, Outcome, TenantName};
+use tokio::task::JoinHandle;
 
 use crate::client::{Access, Client};
 use crate::commands::deploy::{self, Upload};
@@ -17,10 +19,14 @@ use crate::failure::{Exit, Failure, While as _};
 use crate::grants;
 use crate::platform::{Places, Platform};
 use crate::process::{Signals, raise_open_files};
+use crate::profile;
 use crate::screen;
 use crate::telemetry::Log;
 
 use source::{Grant, Source};
+
+/// How long the last lines of the log may take to be shown when everything else has ended.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Serve an app while you work on it
 ///
@@ -77,12 +83,20 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         started = Platform::start(&settings, log) => started.map_err(in_our_flags)?,
         () = signals.next() => return Ok(()),
     };
+    let mut log = None;
     let ended = tokio::select! {
-        ended = serve(source, &places) => ended,
+        ended = serve(source, &places, &mut log) => ended,
         () = signals.next() => Ok(()),
     };
+    let stop = async {
+        platform.stop_heard_out().await;
+        if let Some(log) = log {
+            // Its last line is there, and shown unless nobody takes it.
+            let _ = tokio::time::timeout(LAST_LINES, log).await;
+        }
+    };
     tokio::select! {
-        () = platform.stop() => ended,
+        () = stop => ended,
         // Its workers see their pipe close.
         () = signals.next() => ended,
     }
@@ -96,20 +110,21 @@ fn in_our_flags(failure: Failure) -> Failure {
     }
 }
 
-/// Builds and serves, again and again. Ends only with an error.
-async fn serve(mut source: Source, places: &Places) -> Result<(), Failure> {
-    let token = std::fs::read_to_string(&places.token_file);
-    let token = token.or_fail(|| "reading the platform's token".into())?;
+/// Builds and serves, again and again; `log` shows what is logged from the first version on. Ends only with an error.
+async fn serve(
+    mut source: Source,
+    places: &Places,
+    log: &mut Option<JoinHandle<Failure>>,
+) -> Result<(), Failure> {
     let access = Access {
         api: format!("http://{}", places.api),
-        token: token.trim().to_owned(),
+        token: profile::read_token(&places.token_file)?,
     };
     let mut served = Served {
         client: Client::with(access.clone(), TenantName::default_tenant()),
         url: format!("http://{}", places.listen[0]),
         last: None,
     };
-    let mut log = None;
     loop {
         let before = source.state();
         let made = match source.make().await {
@@ -128,20 +143,23 @@ async fn serve(mut source: Source, places: &Places) -> Result<(), Failure> {
             }
         }
         if served.last.is_some() && log.is_none() {
-            log = Some(tokio::spawn(show_log(
+            *log = Some(tokio::spawn(show_log(
                 access.clone(),
                 source.name().clone(),
             )));
         }
         let log_ended = async {
-            match &mut log {
+            match log {
                 Some(log) => log.await.expect("showing a log does not panic"),
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             () = watch::change(&source, &before) => {}
-            failure = log_ended => return Err(failure),
+            failure = log_ended => {
+                *log = None;
+                return Err(failure);
+            }
         }
     }
 }

@@ -120,6 +120,42 @@ fn each_exit_code_means_what_help_says() {
         .exits(3)
         .says("token");
     platform.run_alone(&["--help"]).exits(0).says("Exit codes");
+    let hello = platform.folder().join("hello.wasm");
+    std::fs::write(&hello, guest("hello")).unwrap();
+    let hello = hello.to_str().unwrap();
+    // A node that cannot keep what it serves.
+    let kept = platform.data().join("node/catalog");
+    std::fs::remove_dir_all(&kept).unwrap();
+    std::fs::write(&kept, "no folder").unwrap();
+    platform
+        .run(&["deploy", hello])
+        .exits(6)
+        .says("is served but not kept");
+    tests::eventually("it is served", || {
+        (platform.get("hello", "/").status() == 200).then_some(())
+    });
+}
+
+#[test]
+fn an_interrupted_deploy_says_how_far_it_came() {
+    let platform = Platform::start();
+    let hello = platform.folder().join("hello.wasm");
+    std::fs::write(&hello, guest("hello")).unwrap();
+    // It answers nobody until it goes on.
+    platform.signal(platform.id(), libc::SIGSTOP);
+    let mut deploy = platform.command(&["deploy", hello.to_str().unwrap()]);
+    deploy.stderr(std::process::Stdio::piped());
+    let deploy = deploy.spawn().unwrap();
+    tests::eventually("it has begun", || {
+        tests::catches(deploy.id(), libc::SIGINT).then_some(())
+    });
+    platform.signal(deploy.id(), libc::SIGINT);
+    let ended = deploy.wait_with_output().unwrap();
+    platform.signal(platform.id(), libc::SIGCONT);
+    assert_eq!(ended.status.code(), Some(130));
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(said.contains("interrupted while uploading"), "{said}");
+    platform.get("hello", "/").is(404);
 }
 
 #[test]

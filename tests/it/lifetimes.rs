@@ -59,6 +59,29 @@ fn what_is_not_finished_within_the_grace_period_is_cut() {
 }
 
 #[test]
+fn a_second_signal_ends_everything_at_once() {
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        let mut platform = Platform::configured("grace = '5m'");
+        platform.deploy("slow", &guest("slow"));
+        let mut connection = platform.connect("slow");
+        connection.send_head("GET", "/1000/100", "").unwrap();
+        assert_eq!(connection.head().unwrap().status, 200);
+        let workers = platform.workers();
+        platform.signal(platform.id(), signal);
+        tests::eventually("it stops", || {
+            platform.said().contains("requests in flight").then_some(())
+        });
+        assert!(workers.iter().any(|id| tests::lives(*id)));
+        platform.signal(platform.id(), signal);
+        assert_eq!(platform.ended().code(), Some(130), "{}", platform.said());
+        assert!(platform.said().contains("stopped at once"));
+        tests::eventually("workers go with it", || {
+            (!workers.iter().any(|id| tests::lives(*id))).then_some(())
+        });
+    }
+}
+
+#[test]
 fn an_idle_connection_does_not_hold_up_a_stop() {
     let mut platform = Platform::start();
     platform.deploy("hello", &guest("hello"));

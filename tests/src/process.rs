@@ -41,6 +41,14 @@ pub fn is_stopped(id: u32) -> bool {
     stat(id).is_some_and(|(state, _)| state == 'T')
 }
 
+/// Whether a process catches a signal.
+pub fn catches(id: u32, signal: i32) -> bool {
+    let text = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+    let mask = text.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
+}
+
 /// The worker processes of a supervisor, in the order of their ids.
 pub fn workers(supervisor: u32) -> Vec<u32> {
     let is_worker = |id: &u32| {

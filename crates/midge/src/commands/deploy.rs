@@ -266,8 +266,13 @@ pub fn tell_live(
     if live.nodes == live.of && live.refusals.is_empty() {
         return Ok(());
     }
+    let how = if live.nodes < live.of {
+        " only"
+    } else {
+        ", but not safely"
+    };
     let mut what = format!(
-        "`{app}` version {version} is live on {} of {} nodes only",
+        "`{app}` version {version} is live on {} of {} nodes{how}",
         live.nodes, live.of
     );
     for refusal in &live.refusals {

@@ -42,6 +42,7 @@ pub fn run(mut progress: Progress) -> ExitCode {
 fn everything(progress: &mut Progress, tally: &mut Tally) -> Result<(), Failure> {
     progress.say("check what keeps the map true");
     tally.passed += tidy::check()?;
+    components(progress)?;
     formatted(progress, tally)?;
 
     guests::targets(progress)?;
@@ -90,6 +91,32 @@ fn everything(progress: &mut Progress, tally: &mut Tally) -> Result<(), Failure>
         tally,
         "the documentation of the code",
         docs.env("RUSTDOCFLAGS", "-D warnings"),
+    )
+}
+
+/// Makes sure that there are the formatter and clippy.
+fn components(progress: &mut Progress) -> Result<(), Failure> {
+    let is_missing = |command: &str| {
+        let answer = places::cargo(&[command, "--version"]).output();
+        !answer.is_ok_and(|answer| answer.status.success())
+    };
+    let mut missing = vec![("fmt", "rustfmt"), ("clippy", "clippy")];
+    missing.retain(|(command, _)| is_missing(command));
+    let missing: Vec<&str> = missing.into_iter().map(|(_, name)| name).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if Command::new("rustup").arg("--version").output().is_err() {
+        return Err(Failure::new(format!(
+            "the tests need {}, and there is no `rustup` to install it: get Rust from https://rustup.rs, or install it the way this Rust was",
+            missing.join(" and ")
+        )));
+    }
+    progress.step(
+        "install what checks the code",
+        Command::new("rustup")
+            .args(["component", "add"])
+            .args(missing),
     )
 }
 

@@ -13,6 +13,9 @@ use crate::{guests, places};
 const LISTEN: &str = "127.0.0.1:8080";
 const API: &str = "127.0.0.1:8081";
 
+/// How long the platform may take to be ready. It takes some 0.1 s, and what an earlier demo left may want compiling.
+const START: Duration = Duration::from_secs(60);
+
 /// Builds, starts, deploys, shows, and waits.
 pub fn run(progress: &mut Progress) -> Result<(), Failure> {
     ports_are_free()?;
@@ -112,6 +115,16 @@ fn start(progress: &mut Progress, data: &Path) -> Result<Child, Failure> {
             let said = std::fs::read_to_string(&log).unwrap_or_default();
             return Err(Failure::new(format!(
                 "{said}\nthe platform ended before it was ready: {status}"
+            )));
+        }
+        if began.elapsed() > START {
+            // It is our own child, and of no more use.
+            let _ = platform.kill();
+            let _ = platform.wait();
+            return Err(Failure::new(format!(
+                "the platform was not ready within {} s; its log is {}",
+                START.as_secs(),
+                log.display()
             )));
         }
         std::thread::sleep(Duration::from_millis(2));

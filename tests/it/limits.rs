@@ -144,6 +144,38 @@ fn bad_neighbours_do_not_fail_anyones_requests() {
 }
 
 #[test]
+fn while_two_tenants_flood_a_worker_ten_others_are_served() {
+    let platform = Platform::configured("workers = 1\n[node]\nslots = 100\ntenant-slots = 50");
+    let others: Vec<String> = (0..10).map(|number| format!("other-{number}")).collect();
+    let slow = guest("slow");
+    for tenant in others.iter().map(String::as_str).chain(["alice", "bob"]) {
+        let api = platform.api.new_tenant(tenant);
+        api.deploy(&tests::bare("slow"), &slow);
+    }
+    // A reply that takes as long as it may; none if it is refused.
+    let park = |tenant: &str| {
+        let mut connection = platform.connect(&format!("slow.{tenant}"));
+        connection.send_head("GET", "/1000/100", "").unwrap();
+        match connection.head().unwrap().status {
+            200 => Some(connection),
+            other => {
+                assert_eq!(other, 503);
+                None
+            }
+        }
+    };
+    let flood = |tenant: &str| Vec::from_iter(std::iter::from_fn(|| park(tenant)));
+    let (alice, bob) = (flood("alice"), flood("bob"));
+    assert_eq!((alice.len(), bob.len()), (50, 40));
+    let parked: Vec<_> = others.iter().filter_map(|other| park(other)).collect();
+    assert_eq!(parked.len(), 10);
+    platform
+        .get("slow.alice", "/1/1")
+        .is(503)
+        .fails("overloaded");
+}
+
+#[test]
 fn when_every_slot_is_taken_a_request_is_told_to_come_again() {
     let platform = Platform::configured("workers = 1\n[node]\nslots = 4\ntenant-slots = 4");
     platform.deploy("slow", &guest("slow"));

@@ -77,6 +77,7 @@ limits! {
     TENANT_SLOTS: u64 = Limit { name: "node.tenant-slots", default: 500, ceiling: 8_000,
         reason: "instances one tenant may have live in one worker, so that one cannot take every slot" };
     COMPRESSED: u64 = fixed("compressed", 128, "replies that are compressed at once in one worker; each takes up to 3 MiB, and more leave as they are");
+    SLOTS_KEPT: u64 = fixed("slots-kept", 10, "percent of a worker's slots, the last ones, of which a tenant gets one only while it holds fewer than are free: while two tenants flood a worker, a third and a tenth get in");
     SLOT_QUEUE: u64 = fixed("slot-queue", 1_000, "requests that wait for a slot in one worker");
     SLOT_WAIT: Millis = fixed("slot-wait", Millis(20), "how long a request waits for a slot before it is refused with `overloaded`");
     SLOT_BUSY: Millis = fixed("slot-busy", Millis::secs(1), "how long after a request was refused for want of a slot others are refused at once: waiting helps in a burst, not where slots are wanting for long");
@@ -191,9 +192,9 @@ limits! {
     CLIENT_TRIES: u64 = fixed("client-tries", 3, "how often a command asks again when it meets no answer at all");
     USAGE_LOOK: Millis = fixed("usage-look", Millis(100), "the shortest time between two looks of `midge top`; workers tell of their counts once a second");
     CLIENT_REPLY: Size = fixed("client-reply", Size::mib(64), "bytes of one answer of the control API, logs apart; a list of 100,000 apps has 30 MB");
-    DELTAS_KEPT: u64 = fixed("deltas-kept", 1_024, "catalog deltas kept for a node that lags; beyond, it takes the whole catalog");
     CONFIG_FILE: Size = fixed("config-file", Size::mib(1), "bytes of an operator's configuration, and of a user's profiles, so that a device is not read for ever; one with 100 certificates has 10 KB");
     TOKEN_FILE: Size = fixed("token-file", Size::kib(4), "bytes of a file that holds a token; one has 67");
+    DELTAS_KEPT: u64 = fixed("deltas-kept", 1_024, "catalog deltas kept for a node that lags; beyond, it takes the whole catalog");
     LOG_RING: Size = fixed("log-ring", Size::kib(64), "newest log lines of one app kept in memory to show at once");
     LOG_RINGS: Size = fixed("log-rings", Size::mib(64), "newest log lines of all apps kept in memory");
     LOG_FOLLOW: u64 = fixed("log-follow", 1_024, "lines a follower of a log may fall behind before it misses some");

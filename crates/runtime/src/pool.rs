@@ -1,5 +1,8 @@
 //! Admission: who may have an instance now. Refuses before anything is made.
 //!
+//! The last slots go to those who hold few: of them a tenant gets one only while it holds fewer than are free. Who floods
+//! takes at most half of what is left of them, and the next one to come finds room.
+//!
 //! A burst may wait for a moment. Where slots have been wanting for longer, waiting helps nobody: who comes then is
 //! told at once, so that it can go elsewhere.
 
@@ -15,7 +18,7 @@ use crate::turns::{Place, Turns};
 
 /// No slot came free in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("every instance slot is taken; retry in a moment")]
+#[error("every instance slot that this tenant may have is taken; retry in a moment")]
 pub struct Overloaded;
 
 /// The slots of one worker, shared out among tenants. Cheap to clone; clones share the slots.
@@ -25,6 +28,8 @@ pub struct Pool(Rc<State>);
 struct State {
     slots: u64,
     tenant_slots: u64,
+    /// How many of the slots, the last ones, are kept for those who hold few.
+    kept: u64,
     live: Cell<u64>,
     tenants: RefCell<HashMap<TenantName, Share>>,
     queue: RefCell<VecDeque<Waiter>>,
@@ -53,11 +58,14 @@ pub struct Slot {
 }
 
 impl Pool {
-    /// `slots` in all, at most `tenant_slots` of them for one tenant.
+    /// `slots` in all, at most `tenant_slots` of them for one tenant, and as many it can always have if nobody else wants
+    /// any; [`limits::SLOTS_KEPT`] percent are kept for those who hold few.
     pub fn new(slots: u64, tenant_slots: u64) -> Self {
+        let kept = (slots * limits::SLOTS_KEPT.default).div_ceil(100);
         Self(Rc::new(State {
             slots,
             tenant_slots,
+            kept: kept.min(slots.saturating_sub(tenant_slots)),
             live: Cell::new(0),
             tenants: RefCell::default(),
             queue: RefCell::default(),
@@ -105,10 +113,17 @@ impl Pool {
     fn refuse(&self, tenant: &TenantName) -> Overloaded {
         let now = Some(Instant::now());
         match self.0.tenants.borrow_mut().get_mut(tenant) {
-            Some(share) if share.live >= self.0.tenant_slots => share.refused = now,
+            Some(share) if self.is_enough(share.live) => share.refused = now,
             _ => self.0.refused.set(now),
         }
         Overloaded
+    }
+
+    /// Whether a tenant that holds so many gets no more, though others may.
+    fn is_enough(&self, held: u64) -> bool {
+        let free = self.0.slots - self.live();
+        let kept_from_it = (1..=self.0.kept).contains(&free) && held >= free;
+        held >= self.0.tenant_slots || kept_from_it
     }
 
     /// Slots taken now.
@@ -122,7 +137,7 @@ impl Pool {
         }
         let mut tenants = self.0.tenants.borrow_mut();
         match tenants.get_mut(tenant) {
-            Some(share) if share.live >= self.0.tenant_slots => return None,
+            Some(share) if self.is_enough(share.live) => return None,
             Some(share) => share.live += 1,
             None => {
                 let share = Share {
@@ -240,6 +255,76 @@ mod tests {
         assert!(pool.acquire(&tenant("bob")).await.is_ok());
         held.clear();
         assert_eq!(pool.live(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_floods_leaves_half_of_the_last_slots_to_the_next() {
+        let pool = Pool::new(1000, 500);
+        let mut held = Vec::new();
+        // Each takes all that it gets, one after the other: 500, 400, half of the kept 100, half of what is left …
+        for expected in [500, 400, 50, 25, 13, 6, 3, 2, 1] {
+            let flooder = tenant(&format!("flooder-{expected}"));
+            let before = held.len();
+            while let Ok(slot) = pool.acquire(&flooder).await {
+                held.push(slot);
+            }
+            assert_eq!(held.len() - before, expected);
+        }
+        assert_eq!(pool.live(), 1000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_two_flood_ten_others_get_in_and_are_not_made_to_wait() {
+        let pool = Pool::new(100, 50);
+        let mut held = Vec::new();
+        for flooder in [tenant("alice"), tenant("bob")] {
+            while let Ok(slot) = pool.acquire(&flooder).await {
+                held.push(slot);
+            }
+        }
+        assert_eq!(pool.live(), 90);
+        let began = Instant::now();
+        for other in 0..10 {
+            let slot = pool.acquire(&tenant(&format!("other-{other}"))).await;
+            held.push(slot.unwrap());
+        }
+        assert!(began.elapsed().is_zero());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_tenant_alone_has_all_that_it_may() {
+        let check = |slots, tenant_slots| async move {
+            let pool = Pool::new(slots, tenant_slots);
+            let alice = tenant("alice");
+            let mut held = Vec::new();
+            while let Ok(slot) = pool.acquire(&alice).await {
+                held.push(slot);
+            }
+            assert_eq!(held.len() as u64, slots.min(tenant_slots));
+        };
+        check(10, 10).await;
+        check(10, 20).await;
+        check(10, 9).await;
+        check(1, 1).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slot_that_comes_free_goes_to_the_first_who_may_have_it() {
+        let pool = Pool::new(10, 5);
+        let (alice, bob, carol) = (tenant("alice"), tenant("bob"), tenant("carol"));
+        let mut held = Vec::new();
+        for (who, count) in [(&alice, 5), (&bob, 4), (&carol, 1)] {
+            for _ in 0..count {
+                held.push(pool.acquire(who).await.unwrap());
+            }
+        }
+        let dave = tenant("dave");
+        let (bobs, daves, ()) = tokio::join!(pool.acquire(&bob), pool.acquire(&dave), async {
+            // It is the last one, and kept for who holds none.
+            held.pop();
+        });
+        assert_eq!(bobs.err(), Some(Overloaded));
+        assert!(daves.is_ok());
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,5 +1,7 @@
 //! The CLI, as the tutorial walks through it, and what it says when something is wrong.
 
+use std::os::unix::process::CommandExt as _;
+
 use tests::{Platform, guest};
 
 #[test]
@@ -263,6 +265,56 @@ fn a_new_app_is_built_deployed_and_answers() {
         .run_alone(&["new", "fresh"])
         .says("error: ")
         .says("fresh");
+}
+
+#[test]
+fn who_revokes_the_token_of_the_command_is_told_how_to_get_another() {
+    let mut platform = Platform::start();
+    let tokens = platform.run(&["token", "list", "--json"]).exits(0).json();
+    let id = tokens[0]["id"].as_str().unwrap();
+    platform
+        .run(&["token", "revoke", id])
+        .exits(0)
+        .says("start the platform again");
+    platform
+        .run(&["apps"])
+        .exits(3)
+        .says("revoked")
+        .says("start the platform again");
+    platform.restart();
+    platform.run(&["apps"]).exits(0);
+}
+
+#[test]
+fn what_the_platform_starts_itself_says_so_to_people() {
+    for command in ["worker", "compile-child"] {
+        let mut internal = std::process::Command::new(tests::binary());
+        internal.arg(command);
+        // SAFETY: `close` is safe to call between fork and exec. Whoever runs the tests may have left something there.
+        unsafe {
+            internal.pre_exec(|| {
+                libc::close(3);
+                Ok(())
+            });
+        }
+        let ran = internal.output().unwrap();
+        assert_eq!(ran.status.code(), Some(2));
+        let said = String::from_utf8(ran.stderr).unwrap();
+        assert!(said.contains("started by the platform itself"), "{said}");
+        assert!(said.contains("hint: "), "{said}");
+    }
+}
+
+#[test]
+fn an_upload_larger_than_the_platform_takes_is_refused_in_words() {
+    let platform = Platform::configured("[control]\nwasm = '1KiB'");
+    let path = platform.folder().join("hello.wasm");
+    std::fs::write(&path, guest("hello")).unwrap();
+    platform
+        .run(&["deploy", path.to_str().unwrap()])
+        .exits(3)
+        .says("what was sent has ")
+        .says("`control.wasm`");
 }
 
 #[test]

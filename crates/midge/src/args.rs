@@ -117,12 +117,15 @@ mod tests {
     }
 
     #[test]
-    fn every_visible_command_has_a_summary_and_an_example() {
-        for command in Arguments::command().get_subcommands() {
-            if command.is_hide_set() {
+    fn every_visible_command_has_a_summary_and_examples() {
+        let mut commands = vec![Arguments::command()];
+        while let Some(command) = commands.pop() {
+            let subcommands = command.get_subcommands();
+            commands.extend(subcommands.filter(|it| !it.is_hide_set()).cloned());
+            let name = command.get_name();
+            if name == "midge" {
                 continue;
             }
-            let name = command.get_name();
             let about = command.get_about().map(ToString::to_string);
             let about = about.unwrap_or_default();
             assert!(
@@ -130,7 +133,11 @@ mod tests {
                 "{name}: {about}"
             );
             let after = command.get_after_help().map(ToString::to_string);
-            assert!(after.unwrap_or_default().contains("midge "), "{name}");
+            let after = after.unwrap_or_default();
+            let (_, examples) = after.split_once("Examples:\n").unwrap_or_default();
+            let mut lines = examples.lines().map(str::trim).peekable();
+            assert!(lines.peek().is_some(), "{name} has no examples");
+            assert!(lines.all(|line| line.contains("midge")), "{name}: {after}");
         }
     }
 

@@ -91,8 +91,7 @@ fn wait_for(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Fa
 
 fn worker() -> ExitCode {
     name_process(c"midge-worker");
-    // SAFETY: asks about the number only.
-    if unsafe { libc::fcntl(3, libc::F_GETFD) } < 0 {
+    if !has_descriptor_3() {
         return not_for_people("worker");
     }
     // SAFETY: it is open, and nothing in this process has taken it: this is the first thing that it does.
@@ -101,7 +100,16 @@ fn worker() -> ExitCode {
 
 fn compile_child() -> ExitCode {
     name_process(c"midge-compile");
+    if !has_descriptor_3() {
+        return not_for_people("compile-child");
+    }
     runtime::compile::child()
+}
+
+/// What the platform leaves to the processes that it starts.
+fn has_descriptor_3() -> bool {
+    // SAFETY: asks about the number only.
+    unsafe { libc::fcntl(3, libc::F_GETFD) >= 0 }
 }
 
 /// What `ps` shows: these are started by a path that says nothing.

@@ -14,26 +14,70 @@ pub fn refusal(problem: &Problem) -> Failure {
         400..=499 => Exit::Refused,
         _ => Exit::Failed,
     };
-    let what = if problem.detail.is_empty() {
-        &problem.title
-    } else {
-        &problem.detail
-    };
-    let failure = Failure::new(exit, what.clone());
+    let failure = Failure::new(exit, what(problem));
     match hint(problem) {
         Some(hint) => failure.hint(hint),
         None => failure,
     }
 }
 
+/// What to do without a token that holds.
+pub const NEW_TOKEN: &str = "give another token with `--token` or `MIDGE_TOKEN`; where there is none, start the platform again: it leaves a new one as `admin.token` in its data folder";
+
+/// What happened, without words that only who wrote the request knows.
+fn what(problem: &Problem) -> String {
+    let said = if problem.detail.is_empty() {
+        &problem.title
+    } else {
+        &problem.detail
+    };
+    match problem.code.as_str() {
+        "body-too-large" | "body-incomplete" => said.replace("the body", "what was sent"),
+        code if NOT_UNDERSTOOD.contains(&code) => {
+            format!("the platform does not understand this command ({code}: {said})")
+        }
+        _ => said.clone(),
+    }
+}
+
+/// What no command of the platform's own release is answered with.
+const NOT_UNDERSTOOD: [&str; 9] = [
+    "not-found",
+    "method-not-allowed",
+    "path-malformed",
+    "query-malformed",
+    "media-type",
+    "json-malformed",
+    "json-too-deep",
+    "body-unfit",
+    "idempotency-malformed",
+];
+
 /// What only the command line knows to advise: the API's own words name no commands.
 fn hint(problem: &Problem) -> Option<&'static str> {
     match (problem.code.as_str(), problem.status) {
+        (code, _) if NOT_UNDERSTOOD.contains(&code) => Some(
+            "use the `midge` of the platform's own release; `midge --version` says which this is",
+        ),
+        ("body-too-large", _) => Some(
+            "build for release and strip it, or ask whoever runs the platform: `control.wasm` is what an upload may have",
+        ),
+        ("body-incomplete", _) => Some("try again; the connection may be slow or broken"),
+        ("artifact-missing", _) => {
+            Some("deploy it again; what was uploaded has been removed meanwhile")
+        }
+        ("no-earlier-version", _) => {
+            Some("`midge rollback APP --to N` names one; `midge versions APP` lists them")
+        }
+        ("import-not-granted", _) => Some("grant it in the manifest, or deploy without `--strict`"),
+        ("expiry-zero", _) => Some("give it a time such as `--expires 30d`, or leave that out"),
+        ("token-not-found", _) => Some("`midge token list` lists the tokens there are"),
         ("app-not-found", _) => Some("`midge apps` lists the apps there are"),
         ("tenant-not-found" | "tenant-exists", _) => {
             Some("`midge tenant list` lists the tenants there are")
         }
         ("version-not-found", _) => Some("`midge versions APP` lists the versions there are"),
+        ("token-revoked" | "token-expired" | "token-unknown", _) => Some(NEW_TOKEN),
         (_, 401) => Some(
             "give another token with `--token` or `MIDGE_TOKEN`; `midge token create` makes one",
         ),
@@ -92,6 +136,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn who_wrote_no_request_reads_of_none() {
+        let check = |code: &str, detail: &str, expected: &str| {
+            let failure = refusal(&Problem::new(400, code, "title", detail));
+            assert_eq!(failure.what, expected);
+            assert!(failure.hint.is_some(), "{code}");
+        };
+        check(
+            "body-too-large",
+            "the body has 5MiB or more; this may have 1MiB",
+            "what was sent has 5MiB or more; this may have 1MiB",
+        );
+        check(
+            "not-found",
+            "no such address",
+            "the platform does not understand this command (not-found: no such address)",
+        );
+    }
+
+    #[test]
     fn a_refusal_and_a_failure_of_the_platform_end_differently() {
         let check = |status: u16, code: &str, exit: Exit, part: &str| {
             let failure = refusal(&Problem::new(status, code, "title", "the detail"));
@@ -103,6 +166,12 @@ mod tests {
         check(403, "forbidden", Exit::Refused, "token");
         check(404, "app-not-found", Exit::Refused, "midge apps");
         check(404, "version-not-found", Exit::Refused, "midge versions");
+        check(
+            401,
+            "token-revoked",
+            Exit::Refused,
+            "start the platform again",
+        );
         check(422, "wasm-invalid", Exit::Refused, "");
         check(500, "internal", Exit::Failed, "midge status");
     }

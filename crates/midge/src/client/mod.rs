@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use access::Access;
-pub use answer::Lines;
+pub use answer::{Lines, NEW_TOKEN};
 use upload::{Body, Upload};
 
 use crate::args::Platform;
@@ -66,6 +66,12 @@ impl Client {
             access,
             tenant,
         }
+    }
+
+    /// Whether the token with this id is the one that lets this client in.
+    pub fn is_let_in_by(&self, id: &str) -> bool {
+        let shown = self.access.token.strip_prefix("midge_");
+        shown.is_some_and(|shown| !id.is_empty() && shown.starts_with(id))
     }
 
     /// A path below the tenant's.
@@ -251,7 +257,7 @@ impl Client {
         match self.body(answer).await {
             Ok(body) => match serde_json::from_slice(&body) {
                 Ok(problem) => answer::refusal(&problem),
-                Err(_) => self.stranger(&format!("status {status} and no problem document")),
+                Err(_) => self.stranger(&format!("it refuses with {status} and says nothing more")),
             },
             Err(failure) => failure,
         }

@@ -33,6 +33,9 @@ enum Action {
 
 /// Create a tenant
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  midge tenant create alice")]
 struct Create {
     /// What it is called: letters a-z, digits and `-`
     name: TenantName,
@@ -44,6 +47,10 @@ struct Create {
 ///
 /// With `--json`: an array of names.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  midge tenant list
+  midge tenant list --json | jq -r '.[]'")]
 struct List {
     #[command(flatten)]
     form: Form,

@@ -7,7 +7,7 @@ use model::api::{CreatedToken, NewToken, Scope, TokenSummary, Verb};
 use model::{AppName, Millis};
 
 use crate::args::{Form, Platform};
-use crate::client::Client;
+use crate::client::{Client, NEW_TOKEN};
 use crate::failure::Failure;
 use crate::screen;
 
@@ -37,6 +37,11 @@ enum Action {
 ///
 /// With `--json`: the API's `CreatedToken` document.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  midge token create ci --verb deploy --app shop --expires 30d
+  midge token create --verb read --json | jq -r .token
+  midge token create operator --verb admin --all-tenants")]
 struct Create {
     /// What it is for
     #[arg(default_value = "")]
@@ -83,6 +88,10 @@ impl From<Allows> for Verb {
 ///
 /// With `--json`: an array of the API's `TokenSummary` documents.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  midge token list
+  midge token list --json | jq -r '.[] | select(.last_used_ms == null).id'")]
 struct List {
     #[command(flatten)]
     form: Form,
@@ -91,7 +100,12 @@ struct List {
 }
 
 /// Revoke a token at once
+///
+/// Who revokes the token of the command itself needs another one for the next.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  midge token revoke 5PqzUq3v")]
 struct Revoke {
     /// The token's id, as `midge token list` shows it
     id: String,
@@ -179,5 +193,11 @@ async fn revoke(options: &Revoke) -> Result<(), Failure> {
     client
         .delete(&format!("/v1/tokens/{id}"), Duration::ZERO)
         .await?;
-    screen::line(format_args!("revoked {id}"))
+    screen::line(format_args!("revoked {id}"))?;
+    if client.is_let_in_by(id) {
+        screen::note(format_args!(
+            "it was the token of this command: {NEW_TOKEN}"
+        ));
+    }
+    Ok(())
 }

@@ -365,6 +365,81 @@ fn a_session_is_resumed() {
     }
 }
 
+/// Counts connections that resume the client's session, each held until the end, so that it is known whose they are.
+#[test]
+fn a_session_is_resumed_by_whichever_worker_a_client_meets() {
+    let secured = Secured::configured("workers = 4", &[&["hello.apps.test"]]);
+    secured.platform.deploy("hello", &guest("hello"));
+    for version in [&TLS12, &TLS13] {
+        let client = secured.authority.client_of(&[version]);
+        let mut held = Vec::new();
+        for at in 0..40 {
+            let connection = secured.try_connect(&client, "hello.apps.test");
+            let mut connection = connection.unwrap();
+            let resumed = connection.stream().is_resumed();
+            assert_eq!(resumed, at > 0, "connection {at}");
+            connection.get("/").unwrap().is(200).says(HELLO);
+            held.push(connection);
+        }
+        let port = |connection: &Connection<Secure>| connection.address().port();
+        let met = |worker: &u32| {
+            let ports = clients(*worker);
+            held.iter().any(|held| ports.contains(&port(held)))
+        };
+        let workers = secured.platform.workers();
+        let met = workers.iter().filter(|worker| met(worker)).count();
+        assert!(met > 1, "every connection met one worker of {workers:?}");
+    }
+}
+
+#[test]
+fn a_session_outlives_the_worker_that_it_began_with() {
+    let secured = Secured::configured("workers = 1", &[&["hello.apps.test"]]);
+    secured.platform.deploy("hello", &guest("hello"));
+    for version in [&TLS12, &TLS13] {
+        let client = secured.authority.client_of(&[version]);
+        let connection = secured.try_connect(&client, "hello.apps.test");
+        connection.unwrap().get("/").unwrap().is(200);
+        let before = secured.platform.workers();
+        secured.platform.signal(before[0], libc::SIGKILL);
+        // What it accepts late would end with it, and use up what is resumed with.
+        eventually("another takes its place", || {
+            let now = secured.platform.workers();
+            (now.len() == 1 && now != before).then_some(())
+        });
+        let connection = secured.try_connect(&client, "hello.apps.test");
+        let mut connection = connection.unwrap();
+        assert!(connection.stream().is_resumed());
+        connection.get("/").unwrap().is(200).says(HELLO);
+    }
+}
+
+#[test]
+fn a_session_outlives_an_upgrade_and_no_restart() {
+    let mut secured = Secured::configured("workers = 2", &[&["hello.apps.test"]]);
+    secured.platform.deploy("hello", &guest("hello"));
+    let clients = [&TLS12, &TLS13].map(|version| secured.authority.client_of(&[version]));
+    let check = |secured: &Secured, expected: bool| {
+        for client in &clients {
+            let connection = secured.try_connect(client, "hello.apps.test");
+            let mut connection = connection.unwrap();
+            assert_eq!(connection.stream().is_resumed(), expected);
+            connection.get("/").unwrap().is(200).says(HELLO);
+        }
+    };
+    check(&secured, false);
+    for _ in 0..2 {
+        let (_, leaving) = secured.platform.upgrade();
+        leaving.ended();
+        check(&secured, true);
+    }
+    // The keys are nowhere but in memory: to a platform that begins anew, tickets are none of its own.
+    secured.platform.restart();
+    secured.address = secured.platform.tls();
+    check(&secured, false);
+    check(&secured, true);
+}
+
 #[test]
 fn a_session_is_resumed_after_the_certificate_was_replaced() {
     let secured = Secured::configured("workers = 1", &[&["hello.apps.test"]]);

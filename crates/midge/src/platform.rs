@@ -125,6 +125,7 @@ impl Platform {
         let distribution = wiring::distribution(&folder)?;
         let node = Node::default();
         let control = wiring::control(settings, sockets.port(), &node, &distribution, log).await?;
+        let ticket_keys = predecessor.as_ref().and_then(|it| it.ticket_keys.clone());
         let serve = async {
             match predecessor {
                 Some(predecessor) => {
@@ -136,8 +137,16 @@ impl Platform {
             kept.map_err(|error| Failure::failed(error.to_string()))?;
             let listeners = sockets.listeners.copy();
             let listeners = listeners.or_fail(|| "copying the listening sockets".into())?;
-            let serving = certificates.serving();
-            wiring::supervisor(settings, listeners, serving, &control, &distribution, log).await
+            wiring::supervisor(
+                settings,
+                listeners,
+                certificates.serving(),
+                ticket_keys,
+                &control,
+                &distribution,
+                log,
+            )
+            .await
         };
         match serve.await {
             Ok(supervisor) if supervisor.generation() > control.first_generation() => {
@@ -331,6 +340,7 @@ impl Platform {
             listen: sockets.listeners.local_addrs().to_vec(),
             api: sockets.api_address()?,
             workers: sockets.listeners.workers(),
+            ticket_keys: self.node.ticket_keys(),
         })
     }
 

@@ -12,6 +12,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use model::limits;
+use model::ticket::TicketKeys;
 use model::upgrade::{FORM, Offer, ToPredecessor, ToSuccessor, UpgradeRequest, UpgradeWord};
 use node::Listeners;
 use node::pipe::{self, Frame, Reader, Writer};
@@ -131,7 +132,8 @@ impl Successor {
     ) -> Result<(Self, String), Reason> {
         let mut successor = start(program)
             .map_err(|error| format!("`{}` cannot be started: {error}", program.display()))?;
-        successor.send(&ToSuccessor::Offer(offer), &[api]).await?;
+        let offer = ToSuccessor::Offer(Box::new(offer));
+        successor.send(&offer, &[api]).await?;
         for slot in listeners.slots() {
             let sockets: Vec<_> = slot.iter().map(OwnedFd::as_fd).collect();
             successor.send(&ToSuccessor::Sockets, &sockets).await?;
@@ -274,6 +276,8 @@ pub struct Inheritance {
 pub struct Predecessor {
     reader: Reader,
     writer: Writer,
+    /// What TLS sessions were resumed with so far, if it says so.
+    pub ticket_keys: Option<TicketKeys>,
 }
 
 impl Inheritance {
@@ -281,7 +285,11 @@ impl Inheritance {
     pub async fn receive(control: OwnedFd, settings: &Settings) -> Result<Self, Failure> {
         let (reader, writer) =
             pipe::open(control).or_fail(|| "opening the pipe to the running platform".into())?;
-        let mut predecessor = Predecessor { reader, writer };
+        let mut predecessor = Predecessor {
+            reader,
+            writer,
+            ticket_keys: None,
+        };
         let received = predecessor.sockets(settings).await;
         match received {
             Ok(sockets) => {
@@ -302,6 +310,7 @@ impl Predecessor {
         let (ToSuccessor::Offer(offer), mut api) = self.receive().await? else {
             return Err(Failure::failed("the running platform made no offer"));
         };
+        let offer = *offer;
         if let Some(difference) = difference(&offer, settings) {
             return Err(Failure::new(Exit::Usage, difference).hint(
                 "an upgrade keeps addresses, workers and data folder: restart the platform to change them",
@@ -320,6 +329,7 @@ impl Predecessor {
                 }
             }
         }
+        self.ticket_keys = offer.ticket_keys;
         let api = api.pop().ok_or_else(|| {
             Failure::failed("the running platform handed over no socket of its API")
         })?;

@@ -9,6 +9,7 @@ use distribution::embedded::Embedded;
 use model::EngineSetting;
 use model::api::AppUsage;
 use model::pipe::Certificate;
+use model::ticket::TicketKeys;
 use node::{Listeners, NodeSettings, Supervisor};
 use tokio::sync::watch;
 
@@ -32,6 +33,12 @@ impl Node {
     pub fn take(&self) -> Option<Supervisor> {
         let mut node = self.0.write().unwrap_or_else(PoisonError::into_inner);
         node.take()
+    }
+
+    /// What TLS sessions are resumed with now, if it runs.
+    pub fn ticket_keys(&self) -> Option<TicketKeys> {
+        let node = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        node.as_ref().map(Supervisor::ticket_keys)
     }
 
     fn metrics(&self) -> String {
@@ -73,11 +80,12 @@ pub async fn supervisor(
     settings: &Settings,
     listeners: Listeners,
     certificates: watch::Receiver<Arc<Vec<Certificate>>>,
+    ticket_keys: Option<TicketKeys>,
     control: &Control,
     distribution: &Arc<dyn Distribution>,
     log: Log,
 ) -> Result<Supervisor, Failure> {
-    let settings = node_settings(settings, listeners, certificates, control, log);
+    let settings = node_settings(settings, listeners, certificates, ticket_keys, control, log);
     let started = Supervisor::start(settings, distribution.clone()).await;
     started.map_err(|error| Failure::failed(error.to_string()))
 }
@@ -107,6 +115,7 @@ fn node_settings(
     settings: &Settings,
     listeners: Listeners,
     certificates: watch::Receiver<Arc<Vec<Certificate>>>,
+    ticket_keys: Option<TicketKeys>,
     control: &Control,
     log: Log,
 ) -> NodeSettings {
@@ -128,6 +137,7 @@ fn node_settings(
         default_host: settings.node.default_host.clone(),
         proxy_protocol: settings.node.proxy_protocol,
         certificates,
+        ticket_keys,
         grace: settings.grace,
         pin_cores: settings.node.pin,
         notice: Arc::new(move |text: &str| log.warning(text)),

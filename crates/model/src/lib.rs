@@ -27,6 +27,7 @@ pub mod pipe;
 mod reply;
 mod route;
 mod signature;
+pub mod ticket;
 mod unit;
 pub mod upgrade;
 mod version;

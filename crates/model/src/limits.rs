@@ -127,6 +127,7 @@ limits! {
     CERTIFICATES: u64 = fixed("certificates", 100, "certificates of an operator; all travel to a worker in one message");
     CERTIFICATE: Size = fixed("certificate", Size::kib(64), "bytes of a certificate with those of its issuers, and of its key");
     CERTIFICATE_LOOK: Millis = fixed("certificate-look", Millis::secs(2), "how often the files of certificates are looked at for newer ones");
+    TICKET_KEY: Millis = fixed("ticket-key", Millis::secs(12 * 3600), "how long one key seals the tickets that TLS sessions are resumed with; it opens them for as long again");
     HTTP2_STREAMS: u64 = fixed("http2-streams", 100, "requests in flight over one HTTP/2 connection; RFC 9113 advises no fewer");
     HTTP2_STREAM_WINDOW: Size = fixed("http2-stream-window", Size::kib(256), "bytes of one HTTP/2 request's body that come before its guest reads them");
     HTTP2_WINDOW: Size = fixed("http2-window", Size::mib(1), "the same, of all requests over one HTTP/2 connection");

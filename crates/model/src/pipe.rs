@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ticket::TicketKeys;
 use crate::{
     AppId, BuildKey, Change, Digest, EngineSetting, Generation, GuestKind, Host, Import, Millis,
     Outcome, Size,
@@ -18,6 +19,8 @@ use crate::{
 pub enum ToWorker {
     /// First of all; carries one descriptor for each address: the worker's listening sockets.
     Start(WorkerSettings),
+    /// What TLS sessions are resumed with from now on. Comes before the first catalog, and when the keys are replaced.
+    TicketKeys(TicketKeys),
     /// One of those that clients who speak TLS are shown as soon as the `last` of them is there. They come before the first
     /// catalog.
     Certificate {

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ticket::TicketKeys;
+
 /// The form of this conversation. A platform refuses a successor that does not know its form.
 pub const FORM: u32 = 1;
 
@@ -16,7 +18,7 @@ pub const FORM: u32 = 1;
 #[serde(rename_all = "kebab-case")]
 pub enum ToSuccessor {
     /// First of all; carries one descriptor: the control API's listening socket.
-    Offer(Offer),
+    Offer(Box<Offer>),
     /// For each worker slot in order; carries its listening sockets, one for each address.
     Sockets,
     /// The records are closed and nothing in the data folder is written any more but logs. Carries one descriptor: the
@@ -43,6 +45,9 @@ pub struct Offer {
     pub listen: Vec<SocketAddr>,
     pub api: SocketAddr,
     pub workers: u32,
+    /// What sessions were resumed with so far.
+    #[serde(default)]
+    pub ticket_keys: Option<TicketKeys>,
 }
 
 /// What a successor tells the running platform.

@@ -14,6 +14,7 @@ mod plan;
 mod report;
 #[cfg(test)]
 mod tests;
+mod tickets;
 mod workers;
 
 use std::ffi::OsString;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use distribution::Distribution;
 use model::api::AppUsage;
 use model::pipe::{Certificate, Ending, WorkerSettings};
+use model::ticket::TicketKeys;
 use model::{Generation, Host, Millis, PublicKey, Size, limits};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -79,6 +81,8 @@ pub struct NodeSettings {
     pub proxy_protocol: bool,
     /// What clients that speak TLS are shown.
     pub certificates: watch::Receiver<Arc<Vec<Certificate>>>,
+    /// What TLS sessions were resumed with by the node whose place this one takes.
+    pub ticket_keys: Option<TicketKeys>,
     /// [`limits::GRACE`]
     pub grace: Millis,
     /// Whether each worker stays on a core of its own.
@@ -97,6 +101,8 @@ pub enum StartError {
         "the workers end before they serve anything: {0}; what they printed says why (`midge doctor` checks this machine)"
     )]
     Workers(String),
+    #[error("the operating system gave no random bytes: {0}")]
+    Random(getrandom::Error),
 }
 
 /// A running node. Dropping it ends its workers at once; [`Self::stop`] lets them finish.
@@ -147,6 +153,8 @@ impl Supervisor {
             catalogs.clone(),
         );
         let (stopping, stops) = watch::channel(None);
+        let ticket_keys = tickets::begin(settings.ticket_keys).map_err(StartError::Random)?;
+        let (replacing, ticket_keys) = watch::channel(ticket_keys);
         let node = Arc::new(Node {
             command: settings.worker_command,
             artifacts: Arc::new(artifacts),
@@ -155,8 +163,9 @@ impl Supervisor {
             catalogs,
             standing: standing.clone(),
             stopping: stops,
-            notice: settings.notice,
+            notice: settings.notice.clone(),
             certificates: settings.certificates,
+            ticket_keys,
         });
 
         let mut slots = JoinSet::new();
@@ -171,6 +180,7 @@ impl Supervisor {
         let listen: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
         let mut others = JoinSet::new();
         others.spawn(agent.follow());
+        others.spawn(tickets::replace(replacing, settings.notice));
         others.spawn(report::report(
             settings.name,
             listen.join(", "),
@@ -202,6 +212,11 @@ impl Supervisor {
     /// What its workers serve: what was published last, or what it has kept where that is older.
     pub fn generation(&self) -> Generation {
         self.node.catalogs.borrow().generation()
+    }
+
+    /// What TLS sessions are resumed with now.
+    pub fn ticket_keys(&self) -> TicketKeys {
+        self.node.ticket_keys.borrow().clone()
     }
 
     /// Everything the node counts, as Prometheus text (OpenMetrics).

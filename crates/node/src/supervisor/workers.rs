@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use model::pipe::{Certificate, Ending, ToSupervisor, ToWorker, WorkerSettings};
+use model::ticket::TicketKeys;
 use model::{Catalog, Digest, EngineSetting, Millis, limits};
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, mpsc, watch};
@@ -39,6 +40,7 @@ pub struct Node {
     pub metrics: Metrics,
     pub catalogs: watch::Receiver<Arc<Catalog>>,
     pub certificates: watch::Receiver<Arc<Vec<Certificate>>>,
+    pub ticket_keys: watch::Receiver<TicketKeys>,
     pub standing: watch::Sender<Standing>,
     /// Set when the platform stops, and again if it is to stop sooner.
     pub stopping: watch::Receiver<Option<Stop>>,
@@ -194,7 +196,7 @@ impl From<ToWorker> for Word {
 async fn converse(slot: &mut Slot, node: &Node, reader: Reader, writer: Writer) -> End {
     let number = slot.settings.slot as usize;
     let (say, said) = mpsc::channel(limits::WORKER_QUEUE.default as usize);
-    let certified = Notify::new();
+    let (certified, sealing) = (Notify::new(), Notify::new());
     let (ready, _) = watch::channel(false);
     let heard = AtomicBool::new(false);
     let until_ready = || {
@@ -210,8 +212,10 @@ async fn converse(slot: &mut Slot, node: &Node, reader: Reader, writer: Writer) 
         end = tell_catalogs(node.catalogs.clone(), &say, async {
             until_ready().await;
             certified.notified().await;
+            sealing.notified().await;
         }) => end,
         end = tell_certificates(node.certificates.clone(), &say, &certified) => end,
+        end = tell_ticket_keys(node.ticket_keys.clone(), &say, &sealing) => end,
         end = watch_over(&say, until_ready(), &heard) => end,
         end = drain(&mut slot.listeners, node.stopping.clone(), &say) => end,
     }
@@ -325,6 +329,23 @@ async fn tell_certificates(
         told.notify_one();
         if certificates.changed().await.is_err() {
             // Nobody looks at them any longer; what was told stays.
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Tells a worker what to seal and open tickets with.
+async fn tell_ticket_keys(
+    mut keys: watch::Receiver<TicketKeys>,
+    say: &mpsc::Sender<Word>,
+    told: &Notify,
+) -> End {
+    loop {
+        let newest = keys.borrow_and_update().clone();
+        let _ = say.send(ToWorker::TicketKeys(newest).into()).await;
+        told.notify_one();
+        if keys.changed().await.is_err() {
+            // Nobody replaces them any longer; what was told stays.
             return std::future::pending().await;
         }
     }

@@ -25,6 +25,7 @@ mod table;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod tickets;
 mod tls;
 mod upload;
 
@@ -74,8 +75,6 @@ enum WorkerError {
     StartedTwice,
     #[error(transparent)]
     Engine(#[from] EngineError),
-    #[error("TLS: {0}")]
-    Tls(#[from] rustls::Error),
     #[error("while {doing}: {error}")]
     Io {
         doing: &'static str,
@@ -174,7 +173,7 @@ fn begin(settings: &WorkerSettings, outbox: Outbox) -> Result<Worker, WorkerErro
         table: Default::default(),
         default_host: settings.default_host.clone(),
         proxied: settings.proxy_protocol,
-        tls: Tls::new()?,
+        tls: Tls::new(),
         residents: Residents::new(settings.resident),
         connections: Default::default(),
         compressed: Default::default(),
@@ -216,6 +215,7 @@ impl Control {
             };
             match message {
                 ToWorker::Start(_) => return Err(WorkerError::StartedTwice),
+                ToWorker::TicketKeys(keys) => self.worker.tls.tickets.use_keys(&keys),
                 ToWorker::Certificate { certificate, last } => self.certify(certificate, last),
                 ToWorker::Apply {
                     generation,

@@ -1,6 +1,7 @@
 //! The whole platform, through its front doors: what the README promises, as sentences.
 
 mod bodies;
+mod certificates;
 mod command_line;
 mod compile_bombs;
 mod compression;

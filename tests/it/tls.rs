@@ -19,19 +19,19 @@ use crate::bodies::noise;
 const HELLO: &str = "Hello, Midge!\n";
 
 /// A platform whose apps answer over TLS at `APP.apps.test`.
-struct Secured {
-    platform: Platform,
-    authority: Authority,
-    address: SocketAddr,
+pub struct Secured {
+    pub platform: Platform,
+    pub authority: Authority,
+    pub address: SocketAddr,
 }
 
 impl Secured {
     /// With a certificate for each of these lists of hosts.
-    fn start(certified: &[&[&str]]) -> Self {
+    pub fn start(certified: &[&[&str]]) -> Self {
         Self::configured("", certified)
     }
 
-    fn configured(config: &str, certified: &[&[&str]]) -> Self {
+    pub fn configured(config: &str, certified: &[&[&str]]) -> Self {
         let authority = Authority::new();
         let certificates = certified.iter().map(|names| authority.certify(names));
         let certificates: Vec<_> = certificates.collect();
@@ -53,19 +53,19 @@ impl Secured {
     }
 
     /// A connection of a client to a host.
-    fn try_connect(&self, client: &Client, host: &str) -> io::Result<Connection<Secure>> {
+    pub fn try_connect(&self, client: &Client, host: &str) -> io::Result<Connection<Secure>> {
         client.connect(self.address, host)
     }
 
     #[track_caller]
-    fn connect(&self, host: &str) -> Connection<Secure> {
+    pub fn connect(&self, host: &str) -> Connection<Secure> {
         let connection = self.try_connect(&self.authority.client(), host);
         connection.unwrap_or_else(|error| panic!("{host}: {error}\n{}", self.platform.said()))
     }
 
     /// Asserts that a host is not shown anything, and told so.
     #[track_caller]
-    fn refuses(&self, client: &Client, host: &str, alert: AlertDescription) {
+    pub fn refuses(&self, client: &Client, host: &str, alert: AlertDescription) {
         let error = match self.try_connect(client, host) {
             Ok(_) => panic!("`{host}` was shown a certificate"),
             Err(error) => error,
@@ -76,7 +76,7 @@ impl Secured {
 
     /// Asserts that a new client is shown this certificate, and is served.
     #[track_caller]
-    fn shows(&self, host: &str, certificate: &Certificate) {
+    pub fn shows(&self, host: &str, certificate: &Certificate) {
         let mut connection = self.connect(host);
         assert!(connection.stream().was_shown(certificate), "{host}");
         connection.get("/").unwrap().is(200).says(HELLO);
@@ -98,11 +98,15 @@ impl Secured {
         newer
     }
 
-    /// Waits until new clients are shown this certificate.
-    fn comes_to_show(&self, host: &str, certificate: &Certificate) {
+    /// Waits until new clients are shown this certificate, whichever worker they meet.
+    pub fn comes_to_show(&self, host: &str, certificate: &Certificate) {
+        let client = self.authority.client();
+        let shows = || {
+            let connection = self.try_connect(&client, host);
+            connection.is_ok_and(|connection| connection.stream().was_shown(certificate))
+        };
         eventually("the new certificate is shown", || {
-            let connection = self.connect(host);
-            connection.stream().was_shown(certificate).then_some(())
+            (0..8).all(|_| shows()).then_some(())
         });
     }
 }

@@ -96,6 +96,8 @@ pub(crate) enum Reach<'a> {
     Platform,
     /// Something of a tenant that each of its apps needs, such as its uploads.
     Within(&'a TenantName),
+    /// Something of a tenant that is not for who works at one of its apps alone.
+    Tenant(&'a TenantName),
     App(&'a AppId),
 }
 
@@ -115,6 +117,10 @@ impl Caller {
         let (reaches, on) = match reach {
             Reach::Platform => (tenant.is_none(), "the platform".to_owned()),
             Reach::Within(tenant) => (in_tenant(tenant), format!("the tenant `{tenant}`")),
+            Reach::Tenant(tenant) => (
+                in_tenant(tenant) && app.is_none(),
+                format!("the whole tenant `{tenant}`"),
+            ),
             Reach::App(id) => (
                 in_tenant(&id.tenant) && in_app(&id.app),
                 format!("the app `{id}`"),

@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use distribution::{Distribution, DistributionError};
 use model::{ArtifactKey, Digest, Generation, Route, limits};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{self, Pending};
 use crate::catalog::{self, CatalogError};
+use crate::certificates::{self, Certificates};
 use crate::collect;
 use crate::deploy::{Deployer, Deployments};
 use crate::failures::Failures;
@@ -60,6 +62,7 @@ pub(crate) struct Platform {
     pub keys: Arc<Keys>,
     pub natives: Natives,
     pub deployer: Deployer,
+    pub certificates: Certificates,
     pub pins: Pins,
     pub failures: Failures,
     pub pending: Pending,
@@ -108,6 +111,8 @@ impl Control {
             .publish(catalog::whole(&catalog, &keys))
             .await?;
 
+        let opening = Certificates::open(records.clone(), keys.clone(), settings.notice.clone());
+        let certificates = opening.await?;
         let first_generation = catalog.generation();
         let natives = Natives {
             records: records.clone(),
@@ -124,6 +129,7 @@ impl Control {
             keys: keys.clone(),
             domain: settings.domain.clone(),
             ceiling: settings.ceiling,
+            certificates: certificates.clone(),
             catalog,
         }
         .start();
@@ -134,6 +140,7 @@ impl Control {
             keys,
             natives,
             deployer,
+            certificates: certificates.clone(),
             pins: Pins::default(),
             failures: Failures::default(),
             pending: Pending::default(),
@@ -146,6 +153,8 @@ impl Control {
             stop: CancellationToken::new(),
         });
         platform.spawn(moving);
+        platform.spawn(certificates.follow());
+        platform.spawn(certificates::tell_ended(platform.clone()));
         let mends = platform.distribution.mends();
         platform.spawn(mend::run(platform.clone(), mends));
         platform.spawn(look_through(platform.clone()));
@@ -161,6 +170,11 @@ impl Control {
     /// What nodes check catalogs and native code with.
     pub fn keys(&self) -> PublicKeys {
         self.0.keys.public()
+    }
+
+    /// What clients that speak TLS are shown of tenants' certificates, now and whenever that changes.
+    pub fn certificates(&self) -> watch::Receiver<model::pipe::Certificates> {
+        self.0.certificates.serving()
     }
 
     /// The generation that was published at the start.

@@ -15,6 +15,7 @@ use rusqlite::Transaction;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::catalog::{self, entry};
+use crate::certificates::Certificates;
 use crate::keys::Keys;
 use crate::records::{Records, RecordsError, apps, deployments, generations, versions};
 use crate::routes::{self, RouteRefusal};
@@ -109,6 +110,7 @@ pub(crate) struct Deployments {
     pub keys: Arc<Keys>,
     pub domain: Host,
     pub ceiling: AppLimits,
+    pub certificates: Certificates,
     /// The newest generation, published.
     pub catalog: Catalog,
 }
@@ -136,14 +138,18 @@ impl Deployments {
             match order {
                 None => return,
                 Some(Order::Deploy(wanted, reply)) => {
+                    let tenant = wanted.id.tenant.clone();
                     let made = self.make(move |t, mover| mover.deploy(t, wanted)).await;
+                    self.certificates.moved(&tenant);
                     published = self.tell(&made, published).await;
                     newest.send_replace(self.catalog.generation());
                     // Who asked may have gone away; the move stands.
                     let _ = reply.send(made.map(|(deployment, _)| deployment));
                 }
                 Some(Order::Delete(id, reply)) => {
+                    let tenant = id.tenant.clone();
                     let made = self.make(move |t, mover| mover.delete(t, id)).await;
+                    self.certificates.moved(&tenant);
                     published = self.tell(&made, published).await;
                     newest.send_replace(self.catalog.generation());
                     let _ = reply.send(made.map(|(generation, _)| generation));

@@ -1,4 +1,5 @@
-//! The platform's keys: one signs catalogs, one signs native code. Each is a file of 32 bytes that only its owner reads.
+//! The platform's keys: one signs catalogs, one signs native code, one seals what is secret in the records. Each is a file
+//! of 32 bytes that only its owner reads.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -7,8 +8,13 @@ use std::path::{Path, PathBuf};
 
 use model::{PublicKey, SecretKey, SignatureError};
 
+use crate::seal::Seal;
+
 /// What the keys' files are called, in the folder of the keys.
-pub(crate) const FILES: [&str; 2] = ["catalog.key", "compile.key"];
+pub(crate) const FILES: [&str; 3] = ["catalog.key", "compile.key", SECRETS];
+
+/// Seals secrets. Backups of format 1 have none: there was nothing to seal.
+pub(crate) const SECRETS: &str = "secrets";
 
 /// Why a key could not be read or made.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +34,7 @@ pub enum KeyError {
 pub(crate) struct Keys {
     pub catalog: SecretKey,
     pub compile: SecretKey,
+    pub secrets: Seal,
 }
 
 /// The public halves: what a node checks catalogs and native code with.
@@ -46,10 +53,11 @@ impl Keys {
         };
         std::fs::create_dir_all(folder).map_err(io)?;
         std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)).map_err(io)?;
-        let [catalog, compile] = FILES.map(|name| load_or_make(&folder.join(name)));
+        let [catalog, compile, secrets] = FILES.map(|name| load_or_make(&folder.join(name)));
         Ok(Self {
-            catalog: catalog?,
-            compile: compile?,
+            catalog: SecretKey::from_seed(catalog?),
+            compile: SecretKey::from_seed(compile?),
+            secrets: Seal::new(&secrets?),
         })
     }
 
@@ -61,7 +69,7 @@ impl Keys {
     }
 }
 
-fn load_or_make(path: &Path) -> Result<SecretKey, KeyError> {
+fn load_or_make(path: &Path) -> Result<[u8; 32], KeyError> {
     let io = |error| KeyError::Io {
         path: path.to_owned(),
         error,
@@ -70,16 +78,18 @@ fn load_or_make(path: &Path) -> Result<SecretKey, KeyError> {
         Ok(file) => {
             let mut bytes = Vec::new();
             file.take(33).read_to_end(&mut bytes).map_err(io)?;
-            SecretKey::from_slice(&bytes).map_err(|error| KeyError::Damaged {
-                path: path.to_owned(),
-                error,
-            })
+            bytes
+                .try_into()
+                .map_err(|bytes: Vec<u8>| KeyError::Damaged {
+                    path: path.to_owned(),
+                    error: SignatureError::KeyLength(bytes.len()),
+                })
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let mut seed = [0; 32];
             getrandom::fill(&mut seed).map_err(KeyError::Random)?;
             write_secret(path, &seed).map_err(io)?;
-            Ok(SecretKey::from_seed(seed))
+            Ok(seed)
         }
         Err(error) => Err(io(error)),
     }
@@ -125,11 +135,15 @@ mod tests {
                 .mode();
             assert_eq!(mode & 0o777, 0o600);
         }
-        std::fs::write(keys.join("compile.key"), b"short").unwrap();
-        let text = Keys::open(&keys).err().unwrap().to_string();
-        assert!(
-            text.contains("compile.key") && text.contains("damaged"),
-            "{text}"
-        );
+        let sealed = Keys::open(&keys).unwrap().secrets.seal("a", b"b").unwrap();
+        let again = Keys::open(&keys).unwrap().secrets;
+        assert_eq!(again.open("a", &sealed).unwrap(), b"b");
+        for name in FILES {
+            let whole = std::fs::read(keys.join(name)).unwrap();
+            std::fs::write(keys.join(name), b"short").unwrap();
+            let text = Keys::open(&keys).err().unwrap().to_string();
+            assert!(text.contains(name) && text.contains("damaged"), "{text}");
+            std::fs::write(keys.join(name), whole).unwrap();
+        }
     }
 }

@@ -124,7 +124,11 @@ fn unpack(archive: impl Read, place: &Path) -> Result<BackupManifest, RestoreErr
         };
         write_checked(entry, file, &place.join(&file.path))?;
     }
-    let keys = keys::FILES.map(|name| format!("keys/{name}"));
+    let sealed = manifest.format >= BackupManifest::SEALED;
+    let keys = keys::FILES
+        .iter()
+        .filter(|name| sealed || **name != keys::SECRETS);
+    let keys: Vec<String> = keys.map(|name| format!("keys/{name}")).collect();
     let needed = keys.iter().map(String::as_str).chain(["records.db"]);
     if let Some(path) = expected.into_keys().next() {
         let what = "it is missing".to_owned();

@@ -77,10 +77,15 @@ fn check_host(id: &AppId, host: &Host, domain: &Host) -> Result<bool, RouteRefus
         let (host, domain) = (host.clone(), domain.clone());
         return Err(RouteRefusal::Reserved { host, domain, own });
     }
-    if host.as_str() == "internal" || host.as_str().ends_with(".internal") {
+    if is_internal(host) {
         return Err(RouteRefusal::Internal(host.clone()));
     }
     Ok(false)
+}
+
+/// Whether a host is for calls inside the platform.
+pub(crate) fn is_internal(host: &Host) -> bool {
+    host.as_str() == "internal" || host.as_str().ends_with(".internal")
 }
 
 /// Whether nobody else has these routes. A host belongs to one tenant; its apps share it by path.

@@ -4,8 +4,8 @@ use clap::{Args, Parser, Subcommand};
 use model::TenantName;
 
 use crate::commands::{
-    apps, backup, build, completions, delete, deploy, dev, doctor, inspect, limits, logs, new,
-    restore, rollback, status, tenant, token, top, up, upgrade, versions,
+    apps, backup, build, certificate, completions, delete, deploy, dev, doctor, inspect, limits,
+    logs, new, restore, rollback, status, tenant, token, top, up, upgrade, versions,
 };
 use crate::failure::EXIT_CODES;
 
@@ -46,6 +46,7 @@ pub enum Command {
     Inspect(inspect::Options),
     Token(token::Options),
     Tenant(tenant::Options),
+    Certificate(certificate::Options),
     Status(status::Options),
     Top(top::Options),
     Doctor(doctor::Options),
@@ -164,6 +165,9 @@ mod tests {
             "midge token revoke abc",
             "midge tenant create alice",
             "midge tenant list --json",
+            "midge certificate set shop --chain a.pem --key a.key --tenant alice",
+            "midge certificate list --json",
+            "midge certificate delete shop",
             "midge status",
             "midge top",
             "midge top --once --json --sort cpu --interval 5s",
@@ -194,6 +198,8 @@ mod tests {
             "midge versions",
             "midge delete shop --tenant ../x",
             "midge tenant create Alice",
+            "midge certificate set shop --chain a.pem",
+            "midge certificate delete ../x",
         ] {
             assert!(
                 Arguments::try_parse_from(line.split(' ')).is_err(),

@@ -1,4 +1,5 @@
-//! The operator's certificates: read at the start, and again whenever their files change.
+//! The certificates that the node shows: the operator's, read at the start and again whenever their files change, and after
+//! them those of tenants.
 //!
 //! What cannot be used is named; the one that was read before keeps serving.
 
@@ -7,14 +8,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use control::{Judged, Named};
 use model::limits;
-use model::pipe::Certificate;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
+use model::pipe::{Certificate, Certificates as All};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::failure::Failure;
 use crate::telemetry::Log;
@@ -29,89 +27,121 @@ pub struct CertificateFiles {
     pub key: PathBuf,
 }
 
-/// Why a certificate cannot be used.
+/// Why the files of a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
 enum Unusable {
     #[error("`{path}` {error}")]
     Unreadable { path: PathBuf, error: Unreadable },
     #[error("`{0}` is no file")]
     NoFile(PathBuf),
-    #[error("`{0}` holds no certificate; it must be PEM, with the lines `BEGIN CERTIFICATE`")]
-    NoCertificate(PathBuf),
-    #[error("the certificate of `{path}` cannot be read: {why}")]
-    Malformed { path: PathBuf, why: String },
-    #[error(
-        "`{0}` holds no private key; it must be PEM, with a line `BEGIN PRIVATE KEY` or of its older kinds, not encrypted"
-    )]
-    NoKey(PathBuf),
-    #[error(
-        "the key of `{key}` is of a kind that cannot be used: {why}; RSA of 2048 bits or more, ECDSA P-256 and P-384 and Ed25519 can"
-    )]
-    KeyKind { key: PathBuf, why: String },
-    #[error("the key of `{key}` is not that of the certificate in `{chain}`")]
-    OtherKey { key: PathBuf, chain: PathBuf },
-    #[error(
-        "the certificate of `{0}` names no host: it has no DNS name among its alternative names"
-    )]
-    Nameless(PathBuf),
-    #[error("the certificate of `{path}` ended on {ended}; put a newer one in its place")]
-    Expired { path: PathBuf, ended: String },
-    #[error("the certificate of `{path}` begins on {begins} only")]
-    Early { path: PathBuf, begins: String },
+    #[error(transparent)]
+    Judged(#[from] control::Unusable),
 }
 
-/// The certificates that serve, by their place in the configuration.
-type Serving = watch::Sender<Arc<Vec<Certificate>>>;
+/// The operator's certificates, by their place in the configuration.
+type Own = watch::Sender<All>;
 
 /// Keeps the certificates for as long as it is kept.
 pub struct Certificates {
-    serving: watch::Receiver<Arc<Vec<Certificate>>>,
-    /// Ends with this.
-    _following: JoinSet<()>,
+    own: watch::Receiver<All>,
+    serving: watch::Sender<All>,
+    /// End with this.
+    tasks: JoinSet<()>,
+    /// The task that follows the tenants' ones.
+    joining: Option<AbortHandle>,
 }
 
 impl Certificates {
-    /// Reads all of them, and looks at their files from now on. Must be called within a tokio runtime.
+    /// Reads all of the operator's, and looks at their files from now on. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// If one cannot be used. One that is out of its time can: clients are the ones to judge it, and other hosts must be
     /// served.
     pub fn open(files: &[CertificateFiles], log: Log) -> Result<Self, Failure> {
         let sender = read_all(files, log)?;
-        let serving = sender.subscribe();
-        let mut following = JoinSet::new();
+        let own = sender.subscribe();
+        let mut tasks = JoinSet::new();
         if !files.is_empty() {
-            following.spawn(follow(files.to_vec(), sender, log));
+            tasks.spawn(follow(files.to_vec(), sender, log));
         }
+        let serving = watch::Sender::new(own.borrow().clone());
         Ok(Self {
+            own,
             serving,
-            _following: following,
+            tasks,
+            joining: None,
         })
     }
 
-    pub fn serving(&self) -> watch::Receiver<Arc<Vec<Certificate>>> {
-        self.serving.clone()
+    /// What clients are shown.
+    pub fn serving(&self) -> watch::Receiver<All> {
+        self.serving.subscribe()
+    }
+
+    /// Has these shown as well, where the operator's name no host of theirs, from now on and whenever they change; instead
+    /// of those that were joined before.
+    pub fn join(&mut self, tenants: watch::Receiver<All>) {
+        if let Some(before) = self.joining.take() {
+            before.abort();
+        }
+        let (own, serving) = (self.own.clone(), self.serving.clone());
+        put_together(&own, &tenants, &serving);
+        self.joining = Some(self.tasks.spawn(join(own, tenants, serving)));
     }
 }
 
-fn read_all(files: &[CertificateFiles], log: Log) -> Result<Serving, Failure> {
+async fn join(
+    mut own: watch::Receiver<All>,
+    mut tenants: watch::Receiver<All>,
+    serving: watch::Sender<All>,
+) {
+    loop {
+        // Nobody may be left who changes them; then they stay as they are.
+        tokio::select! {
+            Ok(()) = own.changed() => {}
+            Ok(()) = tenants.changed() => {}
+            else => return,
+        }
+        tokio::time::sleep(limits::CERTIFICATE_GATHER.default.duration()).await;
+        own.mark_unchanged();
+        tenants.mark_unchanged();
+        put_together(&own, &tenants, &serving);
+    }
+}
+
+/// The operator's come first: the first that names a host is the one for it.
+fn put_together(
+    own: &watch::Receiver<All>,
+    tenants: &watch::Receiver<All>,
+    to: &watch::Sender<All>,
+) {
+    let all: Vec<_> = own
+        .borrow()
+        .iter()
+        .chain(tenants.borrow().iter())
+        .cloned()
+        .collect();
+    to.send_replace(Arc::new(all));
+}
+
+fn read_all(files: &[CertificateFiles], log: Log) -> Result<Own, Failure> {
     let mut certificates = Vec::new();
     for files in files {
-        let found = read(files).map_err(|unusable| {
+        let (certificate, judged) = read(files).map_err(|unusable| {
             Failure::usage(unusable.to_string()).hint(
                 "`[[tls.certificate]]` of the configuration names the files `chain` and `key`",
             )
         })?;
-        if let Some(unusable) = found.out_of_time(files) {
+        if let Some(unusable) = out_of_time(&judged, files) {
             log.warning(&unusable.to_string());
         }
-        certificates.push(found.certificate);
+        certificates.push(Arc::new(certificate));
     }
     Ok(watch::Sender::new(Arc::new(certificates)))
 }
 
 /// Looks at the files for as long as the platform runs, and puts what changed in its place.
-async fn follow(files: Vec<CertificateFiles>, serving: Serving, log: Log) {
+async fn follow(files: Vec<CertificateFiles>, own: Own, log: Log) {
     let mut watched: Vec<_> = files.into_iter().map(Watched::new).collect();
     loop {
         tokio::time::sleep(limits::CERTIFICATE_LOOK.default.duration()).await;
@@ -130,7 +160,7 @@ async fn follow(files: Vec<CertificateFiles>, serving: Serving, log: Log) {
                 Some(Ok(certificate)) => {
                     let names = certificate.names.join(", ");
                     log.info(&format!("the new certificate for {names} serves"));
-                    serving.send_modify(|all| Arc::make_mut(all)[place] = certificate);
+                    own.send_modify(|all| Arc::make_mut(all)[place] = Arc::new(certificate));
                 }
                 Some(Err(unusable)) => log.warning(&format!(
                     "{unusable}; the certificate that was read before keeps serving"
@@ -145,7 +175,7 @@ struct Watched {
     files: CertificateFiles,
     seen: Look,
     /// When what they hold begins, if that is yet to come.
-    begins: Option<i64>,
+    begins_ms: Option<i64>,
 }
 
 impl Watched {
@@ -153,60 +183,39 @@ impl Watched {
         Self {
             seen: look(&files),
             files,
-            begins: None,
+            begins_ms: None,
         }
     }
 
     /// What they hold, if that is another than before, or its time has come.
     fn news(&mut self) -> Option<Result<Certificate, Unusable>> {
         let looked = look(&self.files);
-        let begun = self.begins.is_some_and(|begins| begins <= now());
+        let begun = self.begins_ms.is_some_and(|begins| begins <= now_ms());
         if looked == self.seen && !begun {
             return None;
         }
         self.seen = looked;
-        self.begins = None;
-        Some(read(&self.files).and_then(|found| {
-            let Some(unusable) = found.out_of_time(&self.files) else {
-                return Ok(found.certificate);
+        self.begins_ms = None;
+        Some(read(&self.files).and_then(|(certificate, judged)| {
+            let Some(unusable) = out_of_time(&judged, &self.files) else {
+                return Ok(certificate);
             };
-            self.begins = Some(found.begins).filter(|begins| *begins > now());
+            self.begins_ms = Some(judged.begins_ms).filter(|begins| *begins > now_ms());
             Err(unusable)
         }))
     }
 }
 
-/// A certificate, and when it holds: in seconds since 1970.
-struct Found {
-    certificate: Certificate,
-    begins: i64,
-    ends: i64,
+/// Why it does not hold now, if it does not.
+fn out_of_time(judged: &Judged, files: &CertificateFiles) -> Option<Unusable> {
+    let chain = files.chain.display().to_string();
+    judged.out_of_time(&chain, now_ms()).map(Unusable::from)
 }
 
-impl Found {
-    /// Why it does not hold now, if it does not.
-    fn out_of_time(&self, files: &CertificateFiles) -> Option<Unusable> {
-        let path = files.chain.clone();
-        let text = |second: i64| {
-            jiff::Timestamp::from_second(second)
-                .map_or_else(|_| second.to_string(), |at| at.to_string())
-        };
-        if self.ends < now() {
-            let ended = text(self.ends);
-            Some(Unusable::Expired { path, ended })
-        } else if self.begins > now() {
-            let begins = text(self.begins);
-            Some(Unusable::Early { path, begins })
-        } else {
-            None
-        }
-    }
-}
-
-fn now() -> i64 {
+fn now_ms() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs() as i64)
+        .map_or(0, |since| since.as_millis() as i64)
 }
 
 /// What tells that either file is another: who it is, how long, and when it was written.
@@ -219,61 +228,22 @@ fn look(files: &CertificateFiles) -> Look {
     })
 }
 
-fn read(files: &CertificateFiles) -> Result<Found, Unusable> {
+fn read(files: &CertificateFiles) -> Result<(Certificate, Judged), Unusable> {
     let chain = text(&files.chain)?;
     let key = text(&files.key)?;
-    let malformed = |why: String| Unusable::Malformed {
-        path: files.chain.clone(),
-        why,
-    };
-    let ders = CertificateDer::pem_slice_iter(chain.as_bytes())
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|_| malformed("it is cut short, or no PEM".into()))?;
-    let Some(first) = ders.first().cloned() else {
-        return Err(Unusable::NoCertificate(files.chain.clone()));
-    };
-    let private = PrivateKeyDer::from_pem_slice(key.as_bytes())
-        .map_err(|_| Unusable::NoKey(files.key.clone()))?;
-    match CertifiedKey::from_der(ders, private, &rustls::crypto::ring::default_provider()) {
-        Ok(_) => {}
-        Err(rustls::Error::InconsistentKeys(_)) => {
-            return Err(Unusable::OtherKey {
-                key: files.key.clone(),
-                chain: files.chain.clone(),
-            });
-        }
-        Err(rustls::Error::InvalidCertificate(error)) => {
-            return Err(malformed(format!("{error:?}")));
-        }
-        Err(error) => {
-            return Err(Unusable::KeyKind {
-                key: files.key.clone(),
-                why: error.to_string(),
-            });
-        }
-    }
-    let (_, parsed) =
-        X509Certificate::from_der(&first).map_err(|error| malformed(error.to_string()))?;
-    let alternative = parsed
-        .subject_alternative_name()
-        .map_err(|error| malformed(error.to_string()))?;
-    let names: Vec<String> = alternative
-        .iter()
-        .flat_map(|extension| &extension.value.general_names)
-        .filter_map(|name| match name {
-            GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
-            _ => None,
-        })
-        .collect();
-    if names.is_empty() {
-        return Err(Unusable::Nameless(files.chain.clone()));
-    }
-    let validity = parsed.validity();
-    Ok(Found {
-        begins: validity.not_before.timestamp(),
-        ends: validity.not_after.timestamp(),
-        certificate: Certificate { names, chain, key },
-    })
+    let [chain_name, key_name] = [&files.chain, &files.key].map(|path| path.display().to_string());
+    let judged = control::judge(
+        Named {
+            name: &chain_name,
+            text: &chain,
+        },
+        Named {
+            name: &key_name,
+            text: &key,
+        },
+    )?;
+    let certificate = Certificate::new(judged.names.clone(), chain, key);
+    Ok((certificate, judged))
 }
 
 fn text(path: &Path) -> Result<String, Unusable> {

@@ -35,7 +35,7 @@ pub struct Platform {
     node: Node,
     /// None while a successor has the records.
     control: Option<Controlled>,
-    _certificates: Certificates,
+    certificates: Certificates,
     /// What a successor is handed.
     sockets: Sockets,
     /// Whose place this takes, until it was told that it may leave.
@@ -121,10 +121,11 @@ impl Platform {
             api: sockets.api_address()?,
             token_file: folder.path().join(profile::TOKEN_FILE),
         };
-        let certificates = Certificates::open(&settings.tls.certificates, log)?;
+        let mut certificates = Certificates::open(&settings.tls.certificates, log)?;
         let distribution = wiring::distribution(&folder)?;
         let node = Node::default();
         let control = wiring::control(settings, sockets.port(), &node, &distribution, log).await?;
+        join(&mut certificates, settings, &control);
         let ticket_keys = predecessor.as_ref().and_then(|it| it.ticket_keys.clone());
         let serve = async {
             match predecessor {
@@ -170,7 +171,7 @@ impl Platform {
             distribution,
             node,
             control: Some(controlled),
-            _certificates: certificates,
+            certificates,
             sockets,
             predecessor: None,
             before: watch::Sender::new(Before::Gone).subscribe(),
@@ -350,11 +351,13 @@ impl Platform {
             sockets,
             node,
             distribution,
+            certificates,
             ..
         } = self;
         let control =
             wiring::control(settings, sockets.port(), node, distribution, self.log).await?;
         control.collect();
+        join(certificates, settings, &control);
         self.control = Some(Controlled::serve(control, sockets)?);
         self.folder
             .announce(&self.sockets.api_address()?.to_string());
@@ -391,6 +394,13 @@ impl Controlled {
 async fn end_workers(node: &Node) {
     if let Some(supervisor) = node.take() {
         supervisor.stop().await;
+    }
+}
+
+/// Has tenants' certificates shown, if anybody can see them.
+fn join(certificates: &mut Certificates, settings: &Settings, control: &Control) {
+    if !settings.tls.listen.is_empty() {
+        certificates.join(control.certificates());
     }
 }
 

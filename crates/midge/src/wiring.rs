@@ -8,7 +8,7 @@ use distribution::Distribution;
 use distribution::embedded::Embedded;
 use model::EngineSetting;
 use model::api::AppUsage;
-use model::pipe::Certificate;
+use model::pipe::Certificates;
 use model::ticket::TicketKeys;
 use node::{Listeners, NodeSettings, Supervisor};
 use tokio::sync::watch;
@@ -79,7 +79,7 @@ pub async fn control(
 pub async fn supervisor(
     settings: &Settings,
     listeners: Listeners,
-    certificates: watch::Receiver<Arc<Vec<Certificate>>>,
+    certificates: watch::Receiver<Certificates>,
     ticket_keys: Option<TicketKeys>,
     control: &Control,
     distribution: &Arc<dyn Distribution>,
@@ -114,7 +114,7 @@ fn control_settings(settings: &Settings, port: u16, node: Node, log: Log) -> Con
 fn node_settings(
     settings: &Settings,
     listeners: Listeners,
-    certificates: watch::Receiver<Arc<Vec<Certificate>>>,
+    certificates: watch::Receiver<Certificates>,
     ticket_keys: Option<TicketKeys>,
     control: &Control,
     log: Log,

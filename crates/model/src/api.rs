@@ -1,10 +1,12 @@
 //! The bodies of the control API, version 1 (`/v1`). CLI, dashboard and scripts have no other door.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AppName, DeploymentCause, Digest, Generation, Host, Manifest, Millis, Revision, TenantName,
-    VersionNumber,
+    AppName, CertificateName, DeploymentCause, Digest, Generation, Host, Manifest, Millis,
+    Revision, TenantName, VersionNumber,
 };
 
 /// An error, as `application/problem+json` (RFC 9457).
@@ -117,9 +119,9 @@ pub struct AppSummary {
 pub enum Verb {
     /// See apps, versions, deployments and logs.
     Read,
-    /// Upload, make versions, deploy, roll back.
+    /// Upload, make versions, deploy, roll back, set certificates.
     Deploy,
-    /// Delete apps; create, list and revoke tokens within the same scope.
+    /// Delete apps and certificates; create, list and revoke tokens within the same scope.
     Admin,
 }
 
@@ -165,6 +167,40 @@ pub struct TokenSummary {
 pub struct CreatedToken {
     pub token: String,
     pub summary: TokenSummary,
+}
+
+/// `PUT /v1/tenants/{tenant}/certificates/{name}`; answered with a [`CertificateSummary`].
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewCertificate {
+    /// The certificate, then those of its issuers, as PEM.
+    pub chain: String,
+    /// Its private key, as PEM.
+    pub key: String,
+}
+
+/// Never the key.
+impl fmt::Debug for NewCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewCertificate")
+            .field("chain", &self.chain)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A certificate as lists show it: never with its key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateSummary {
+    pub name: CertificateName,
+    /// The hosts that it names, in lower case; the first label may be `*`.
+    pub hosts: Vec<String>,
+    /// Those that it is shown for now: hosts of the tenant's apps that no other certificate of the tenant names better.
+    pub shown_for: Vec<Host>,
+    pub not_before_ms: u64,
+    pub not_after_ms: u64,
+    /// The SHA-256 of the certificate itself.
+    pub fingerprint: Digest,
+    pub created_ms: u64,
 }
 
 /// `GET /v1/status`

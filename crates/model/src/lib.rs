@@ -42,7 +42,7 @@ pub use deployment::{Deployment, DeploymentCause, Revision};
 pub use limits::AppLimits;
 pub use log::{LogRecord, LogStream, RequestRecord};
 pub use manifest::{Grants, Manifest, ManifestError, RouteClaim};
-pub use name::{AppId, AppName, MAX_NAME_BYTES, NameError, TenantName};
+pub use name::{AppId, AppName, CertificateName, MAX_NAME_BYTES, NameError, TenantName};
 pub use outcome::{Fault, Outcome, Usage};
 pub use reply::{Coding, Replies};
 pub use route::{Host, PathPrefix, Route, RouteError};

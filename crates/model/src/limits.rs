@@ -124,7 +124,12 @@ limits! {
     SETTLE_WAIT: Millis = fixed("settle-wait", Millis::secs(8), "how long such a worker lets a reply that had begun be followed by another request; a deployment is not called live before");
     BODY_WAIT: Millis = fixed("body-wait", Millis::secs(30), "how long the next piece of a request body may take to arrive, and of a reply to be taken");
     PROXY_HEADER: Size = fixed("proxy-header", Size::kib(2), "bytes that a proxy says of a client by the PROXY protocol, version 2");
-    CERTIFICATES: u64 = fixed("certificates", 100, "certificates of an operator; all travel to a worker in one message");
+    CERTIFICATES: u64 = fixed("certificates", 100, "certificates of an operator");
+    CERTIFICATES_TENANT: u64 = fixed("certificates-tenant", 100, "certificates of one tenant");
+    CERTIFICATES_TENANTS: u64 = fixed("certificates-tenants", 2_000, "certificates of all tenants together; every worker holds each that is shown");
+    CERTIFICATE_HOSTS: u64 = fixed("certificate-hosts", 100, "hosts that a tenant's certificate names; public authorities allow as many");
+    CERTIFICATE_GATHER: Millis = fixed("certificate-gather", Millis(100), "how long changes of certificates are gathered before workers are told");
+    CERTIFICATE_ENDS: Millis = fixed("certificate-ends", Millis::secs(3600), "how often tenants' certificates are looked through for those that have ended");
     CERTIFICATE: Size = fixed("certificate", Size::kib(64), "bytes of a certificate with those of its issuers, and of its key");
     CERTIFICATE_LOOK: Millis = fixed("certificate-look", Millis::secs(2), "how often the files of certificates are looked at for newer ones");
     TICKET_KEY: Millis = fixed("ticket-key", Millis::secs(12 * 3600), "how long one key seals the tickets that TLS sessions are resumed with; it opens them for as long again");

@@ -1,4 +1,4 @@
-//! Names that people choose: of tenants and of apps.
+//! Names that people choose: of tenants, of apps and of certificates.
 
 use std::fmt;
 use std::str::FromStr;
@@ -88,6 +88,11 @@ name! {
 name! {
     /// An app's name within its tenant: one DNS label in lower case, at most 63 bytes.
     AppName
+}
+
+name! {
+    /// A certificate's name within its tenant, of the same form.
+    CertificateName
 }
 
 impl TenantName {

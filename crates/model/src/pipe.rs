@@ -4,13 +4,14 @@
 //! (`node`), as are the descriptors that some messages carry.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::ticket::TicketKeys;
 use crate::{
-    AppId, BuildKey, Change, Digest, EngineSetting, Generation, GuestKind, Host, Import, Millis,
-    Outcome, Size,
+    AppId, BuildKey, Change, Digest, EngineSetting, Generation, GuestKind, Hasher, Host, Import,
+    Millis, Outcome, Size,
 };
 
 /// What a worker is told.
@@ -21,12 +22,11 @@ pub enum ToWorker {
     Start(WorkerSettings),
     /// What TLS sessions are resumed with from now on. Comes before the first catalog, and when the keys are replaced.
     TicketKeys(TicketKeys),
-    /// One of those that clients who speak TLS are shown as soon as the `last` of them is there. They come before the first
-    /// catalog.
-    Certificate {
-        certificate: Certificate,
-        last: bool,
-    },
+    /// One that is to be shown soon; those that it has already do not come again.
+    Certificate(Arc<Certificate>),
+    /// What clients who speak TLS are shown from now on, by [`Certificate::id`]: the first that names a host is the one for
+    /// it. All others are forgotten. Comes before the first catalog, after the certificates that are new in it.
+    Certificates(Vec<Digest>),
     /// Steps towards a generation. A whole catalog comes as several of these; only after the one that is
     /// `complete` is the generation reached, the new table swapped in, and `Applied` answered.
     Apply {
@@ -111,15 +111,41 @@ pub struct WorkerSettings {
     pub tls: u32,
 }
 
-/// A certificate of the operator's, with its key.
+/// A certificate with its key, and the hosts that it is shown for.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct Certificate {
-    /// The hosts it is for, in lower case; the first label may be `*`.
+    /// Tells it from every other.
+    id: Digest,
+    /// In lower case; the first label may be `*`.
     pub names: Vec<String>,
     /// The certificate and those of its issuers, as PEM.
     pub chain: String,
     /// The private key, as PEM.
     pub key: String,
+}
+
+/// Certificates in the order in which they are looked through for a host.
+pub type Certificates = Arc<Vec<Arc<Certificate>>>;
+
+impl Certificate {
+    pub fn new(names: Vec<String>, chain: String, key: String) -> Self {
+        let mut hasher = Hasher::new();
+        for text in names.iter().chain([&chain, &key]) {
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        }
+        Self {
+            id: hasher.finish(),
+            names,
+            chain,
+            key,
+        }
+    }
+
+    /// Two are the same if their ids are.
+    pub fn id(&self) -> Digest {
+        self.id
+    }
 }
 
 impl fmt::Debug for Certificate {

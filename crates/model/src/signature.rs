@@ -27,14 +27,6 @@ impl SecretKey {
         Self(SigningKey::from_bytes(&seed))
     }
 
-    /// The key stored as 32 bytes.
-    pub fn from_slice(bytes: &[u8]) -> Result<Self, SignatureError> {
-        let seed = bytes
-            .try_into()
-            .map_err(|_| SignatureError::KeyLength(bytes.len()))?;
-        Ok(Self::from_seed(seed))
-    }
-
     pub fn public(&self) -> PublicKey {
         PublicKey(self.0.verifying_key())
     }

@@ -5,6 +5,7 @@
 
 mod apps;
 mod artifacts;
+mod certificates;
 mod change;
 mod deployments;
 mod gate;
@@ -60,6 +61,17 @@ fn operations(platform: &Arc<Platform>) -> Vec<Operation> {
         ("post", "/v1/tenants", change(post(tenants::create))),
         ("post", "/artifacts/missing", ask(post(artifacts::missing))),
         ("put", "/artifacts/{digest}", artifact),
+        ("get", "/certificates", ask(get(certificates::list))),
+        (
+            "put",
+            "/certificates/{name}",
+            change(put(certificates::set)),
+        ),
+        (
+            "delete",
+            "/certificates/{name}",
+            change(delete(certificates::delete)),
+        ),
         ("get", "/apps", ask(get(apps::list))),
         ("get", "/apps/{app}", ask(get(apps::one))),
         ("delete", "/apps/{app}", change(delete(apps::delete))),
@@ -91,7 +103,8 @@ fn operations(platform: &Arc<Platform>) -> Vec<Operation> {
 
 /// Where an operation answers: those of a tenant lie below it.
 fn full_path(path: &str) -> String {
-    if path.starts_with("/apps") || path.starts_with("/artifacts") {
+    let of_a_tenant = ["/apps", "/artifacts", "/certificates"];
+    if of_a_tenant.iter().any(|first| path.starts_with(first)) {
         format!("{TENANT}{path}")
     } else {
         path.to_owned()

@@ -9,6 +9,8 @@ use model::api::Problem;
 
 use crate::auth::NotAllowed;
 use crate::backup::BackupError;
+use crate::certificate::Unusable;
+use crate::certificates::CertificateError;
 use crate::compile::CompileError;
 use crate::deploy::DeployError;
 use crate::natives::NativeError;
@@ -49,6 +51,14 @@ impl Refused {
             inner: Some(why.to_string()),
             ..Self::new(500, "internal", "the platform failed", detail)
         }
+    }
+
+    /// What of a body that could not be read may be told where the body holds a secret.
+    pub fn without_the_body(mut self) -> Self {
+        if self.problem.code == "body-unfit" {
+            self.problem.detail = "a field is missing, unknown or of another type; `/v1/openapi.json` says which there are (what was sent holds a secret and is not repeated)".into();
+        }
+        self
     }
 
     fn disk_full() -> Self {
@@ -198,6 +208,37 @@ impl From<TenantError> for Refused {
             TenantError::TooMany(_) => (409, "too-many-tenants"),
         };
         Self::new(status, code, "the tenant was not made", error.to_string())
+    }
+}
+
+impl From<CertificateError> for Refused {
+    fn from(error: CertificateError) -> Self {
+        let text = error.to_string();
+        let (status, code) = match error {
+            CertificateError::Records(error) => return error.into(),
+            CertificateError::Random(_) | CertificateError::Interrupted => {
+                return Self::internal(text);
+            }
+            CertificateError::Unusable(Unusable::TooLarge { .. }) => (413, "certificate-too-large"),
+            CertificateError::Unusable(Unusable::Expired { .. } | Unusable::Early { .. }) => {
+                (422, "certificate-out-of-time")
+            }
+            CertificateError::Unusable(_) => (422, "certificate-unusable"),
+            CertificateError::TooManyHosts { .. } | CertificateError::NoHost(_) => {
+                (422, "certificate-hosts")
+            }
+            CertificateError::Reserved { .. } | CertificateError::Internal(_) => {
+                (422, "certificate-host-reserved")
+            }
+            CertificateError::TakenByOther(_) => (409, "certificate-host-taken"),
+            CertificateError::TooMany(_) | CertificateError::TooManyInAll(_) => {
+                (409, "too-many-certificates")
+            }
+            CertificateError::NoTenant(_) => (404, "tenant-not-found"),
+            CertificateError::NoCertificate { .. } => (404, "certificate-not-found"),
+        };
+        let title = title_of(status, "the certificate was not taken");
+        Self::new(status, code, title, text)
     }
 }
 

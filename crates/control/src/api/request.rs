@@ -82,6 +82,19 @@ impl<T: DeserializeOwned> FromRequest<Arc<Platform>> for Json<T> {
     }
 }
 
+/// The same of a body that holds a secret: what is wrong with it is told without a word of it.
+pub(crate) struct Confidential<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<Platform>> for Confidential<T> {
+    type Rejection = Refused;
+    async fn from_request(request: Request, platform: &Arc<Platform>) -> Result<Self, Refused> {
+        match Json::from_request(request, platform).await {
+            Ok(Json(body)) => Ok(Self(body)),
+            Err(refused) => Err(refused.without_the_body()),
+        }
+    }
+}
+
 /// The query as a `T`; what is not part of one is refused.
 pub(crate) fn query<T: DeserializeOwned>(uri: &Uri) -> Result<T, Refused> {
     let parsed = axum::extract::Query::<T>::try_from_uri(uri);

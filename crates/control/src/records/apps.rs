@@ -1,6 +1,6 @@
 //! Apps and their routes, as the records keep them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use model::{AppId, AppName, Host, PathPrefix, Revision, Route, TenantName, VersionNumber};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
@@ -117,6 +117,13 @@ pub(crate) fn routes(
         all.entry(claimed.id).or_default().push(claimed.route);
     }
     Ok(all)
+}
+
+/// The hosts of a tenant's apps.
+pub(crate) fn hosts(c: &Connection, tenant: &TenantName) -> Result<BTreeSet<Host>, RecordsError> {
+    let mut ask = c.prepare_cached("SELECT DISTINCT host FROM routes WHERE tenant = ?1")?;
+    let rows = ask.query_map([tenant.as_str()], |row| parsed(row, "host"))?;
+    Ok(rows.collect::<Result<_, _>>()?)
 }
 
 /// The routes of one app, in the order of host and path.

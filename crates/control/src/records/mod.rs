@@ -4,6 +4,7 @@
 //! [`Records`] runs them, one at a time, and a change is one transaction, whole or not at all.
 
 pub(crate) mod apps;
+pub(crate) mod certificates;
 pub(crate) mod deployments;
 mod embedded;
 pub(crate) mod generations;

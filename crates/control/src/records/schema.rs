@@ -134,4 +134,21 @@ CREATE TABLE generations (
     sum INTEGER NOT NULL AS (row_sum(generation, root, delta)) STORED
 ) STRICT, WITHOUT ROWID;
 ",
+    "
+-- `key` is sealed, with a key that is not in this file.
+CREATE TABLE certificates (
+    tenant TEXT NOT NULL REFERENCES tenants (name),
+    name TEXT NOT NULL,
+    hosts TEXT NOT NULL,
+    chain TEXT NOT NULL,
+    key BLOB NOT NULL,
+    fingerprint TEXT NOT NULL,
+    not_before_ms INTEGER NOT NULL,
+    not_after_ms INTEGER NOT NULL,
+    created_ms INTEGER NOT NULL,
+    created_by TEXT NOT NULL,
+    sum INTEGER NOT NULL AS (row_sum(tenant, name, hosts, chain, key, fingerprint, not_before_ms, not_after_ms, created_ms, created_by)) STORED,
+    PRIMARY KEY (tenant, name)
+) STRICT, WITHOUT ROWID;
+",
 ];

@@ -115,6 +115,18 @@ impl Client {
         self.document(answer).await
     }
 
+    /// Puts a document in the place of what lies at `path`, or where nothing does.
+    pub async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        let body = serde_json::to_vec(body).expect("every request has a JSON form");
+        let content = Content::Json(body.into());
+        let answer = self.ask(Method::PUT, path, content).await?;
+        self.document(answer).await
+    }
+
     /// Ends what lies at `path`, which may take `longer` where nodes have to hear of it.
     pub async fn delete(&self, path: &str, longer: Duration) -> Result<(), Failure> {
         let ask = Ask {

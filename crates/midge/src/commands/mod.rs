@@ -3,6 +3,7 @@
 pub mod apps;
 pub mod backup;
 pub mod build;
+pub mod certificate;
 pub mod completions;
 pub mod delete;
 pub mod deploy;

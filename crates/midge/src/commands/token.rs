@@ -68,9 +68,9 @@ struct Create {
 enum Allows {
     /// See apps, versions, deployments and logs
     Read,
-    /// Upload, make versions, deploy, roll back
+    /// Upload, make versions, deploy, roll back, set certificates
     Deploy,
-    /// Delete apps; create, list and revoke tokens
+    /// Delete apps and certificates; create, list and revoke tokens
     Admin,
 }
 

@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use distribution::Distribution;
 use model::api::AppUsage;
-use model::pipe::{Certificate, Ending, WorkerSettings};
+use model::pipe::{Certificates, Ending, WorkerSettings};
 use model::ticket::TicketKeys;
 use model::{Generation, Host, Millis, PublicKey, Size, limits};
 use tokio::sync::watch;
@@ -80,7 +80,7 @@ pub struct NodeSettings {
     /// Whether every connection begins with what a proxy says of its client (PROXY protocol).
     pub proxy_protocol: bool,
     /// What clients that speak TLS are shown.
-    pub certificates: watch::Receiver<Arc<Vec<Certificate>>>,
+    pub certificates: watch::Receiver<Certificates>,
     /// What TLS sessions were resumed with by the node whose place this one takes.
     pub ticket_keys: Option<TicketKeys>,
     /// [`limits::GRACE`]

@@ -1,5 +1,6 @@
 //! The workers: one process for each slot, replaced when it dies or falls silent.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use model::pipe::{Certificate, Ending, ToSupervisor, ToWorker, WorkerSettings};
+use model::pipe::{Certificates, Ending, ToSupervisor, ToWorker, WorkerSettings};
 use model::ticket::TicketKeys;
 use model::{Catalog, Digest, EngineSetting, Millis, limits};
 use tokio::process::{Child, Command};
@@ -39,7 +40,7 @@ pub struct Node {
     pub logs: Logs,
     pub metrics: Metrics,
     pub catalogs: watch::Receiver<Arc<Catalog>>,
-    pub certificates: watch::Receiver<Arc<Vec<Certificate>>>,
+    pub certificates: watch::Receiver<Certificates>,
     pub ticket_keys: watch::Receiver<TicketKeys>,
     pub standing: watch::Sender<Standing>,
     /// Set when the platform stops, and again if it is to stop sooner.
@@ -310,22 +311,27 @@ async fn speak(mut writer: Writer, mut said: mpsc::Receiver<Word>) -> End {
     std::future::pending().await
 }
 
-/// Tells a worker what to show to clients that speak TLS, one at a time: together they may be more than a frame takes.
+/// Tells a worker what to show to clients that speak TLS: each certificate once, one at a time, as together they may be more
+/// than a frame takes.
 async fn tell_certificates(
-    mut certificates: watch::Receiver<Arc<Vec<Certificate>>>,
+    mut certificates: watch::Receiver<Certificates>,
     say: &mpsc::Sender<Word>,
     told: &Notify,
 ) -> End {
+    let mut known = HashSet::new();
     loop {
         let newest = certificates.borrow_and_update().clone();
-        let mut rest = newest.iter().cloned().peekable();
-        while let Some(certificate) = rest.next() {
-            let message = ToWorker::Certificate {
-                certificate,
-                last: rest.peek().is_none(),
-            };
-            let _ = say.send(message.into()).await;
+        let mut ids = Vec::with_capacity(newest.len());
+        for certificate in newest.iter() {
+            let id = certificate.id();
+            if !known.contains(&id) {
+                let message = ToWorker::Certificate(certificate.clone());
+                let _ = say.send(message.into()).await;
+            }
+            ids.push(id);
         }
+        known = ids.iter().copied().collect();
+        let _ = say.send(ToWorker::Certificates(ids).into()).await;
         told.notify_one();
         if certificates.changed().await.is_err() {
             // Nobody looks at them any longer; what was told stays.

@@ -37,7 +37,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use model::pipe::{Certificate, Ending, ToSupervisor, ToWorker, WorkerSettings};
-use model::{Change, Generation, Millis, limits};
+use model::{Change, Digest, Generation, Millis, limits};
 use runtime::{Code, Engine, EngineError, Pool, PoolSettings};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{CpuSet, sched_setaffinity};
@@ -134,7 +134,6 @@ async fn live(control: OwnedFd) -> Result<(), WorkerError> {
         tls: settings.tls as usize,
         most: settings.connections,
         listeners: None,
-        certificates: Vec::new(),
     };
     tokio::select! {
         heard = control.listen(reader, outbox) => heard,
@@ -196,8 +195,6 @@ struct Control {
     tls: usize,
     most: u64,
     listeners: Option<Listeners>,
-    /// Those that have come of the newest certificates.
-    certificates: Vec<Certificate>,
 }
 
 impl Control {
@@ -216,7 +213,8 @@ impl Control {
             match message {
                 ToWorker::Start(_) => return Err(WorkerError::StartedTwice),
                 ToWorker::TicketKeys(keys) => self.worker.tls.tickets.use_keys(&keys),
-                ToWorker::Certificate { certificate, last } => self.certify(certificate, last),
+                ToWorker::Certificate(certificate) => self.certify(&certificate),
+                ToWorker::Certificates(ids) => self.show(&ids),
                 ToWorker::Apply {
                     generation,
                     changes,
@@ -251,13 +249,15 @@ impl Control {
         }
     }
 
-    fn certify(&mut self, certificate: Certificate, last: bool) {
-        self.certificates.push(certificate);
-        if !last {
-            return;
+    fn certify(&self, certificate: &Certificate) {
+        if let Err(error) = self.worker.tls.take(certificate) {
+            let names = certificate.names.join(", ");
+            eprintln!("the certificate for {names} cannot be used: {error}");
         }
-        let certificates = std::mem::take(&mut self.certificates);
-        if let Err(error) = self.worker.tls.serve(&certificates) {
+    }
+
+    fn show(&self, ids: &[Digest]) {
+        if let Err(error) = self.worker.tls.serve(ids) {
             eprintln!("the new certificates cannot be used, those before serve on: {error}");
         }
     }

@@ -1,11 +1,12 @@
 //! TLS: which certificate a client is shown, and what is spoken within.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use model::Digest;
 use model::pipe::Certificate;
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
@@ -28,8 +29,16 @@ pub struct Tls {
     provider: Arc<CryptoProvider>,
     /// With what sessions are resumed, whichever worker they began with; certificates may change meanwhile.
     pub tickets: Arc<Tickets>,
-    /// None until the supervisor has sent certificates.
+    /// Those that the supervisor has sent and not withdrawn, by their ids.
+    certified: RefCell<HashMap<Digest, Certified>>,
+    /// None until the supervisor has said which certificates to show.
     config: RefCell<Option<Arc<ServerConfig>>>,
+}
+
+/// A certificate, ready to be shown.
+struct Certified {
+    names: Vec<String>,
+    key: Arc<CertifiedKey>,
 }
 
 impl Tls {
@@ -37,13 +46,37 @@ impl Tls {
         Self {
             provider: Arc::new(ring::default_provider()),
             tickets: Arc::default(),
+            certified: RefCell::default(),
             config: RefCell::new(None),
         }
     }
 
-    /// From now on clients are shown these. Connections that there are go on as they began.
-    pub fn serve(&self, certificates: &[Certificate]) -> Result<(), rustls::Error> {
-        let resolver = Certificates::new(certificates, &self.provider)?;
+    /// Makes a certificate ready to be shown.
+    ///
+    /// # Errors
+    /// If it cannot be used: it is not shown then, and others are.
+    pub fn take(&self, certificate: &Certificate) -> Result<(), rustls::Error> {
+        let unreadable = |error| rustls::Error::General(format!("{error}"));
+        let chain = CertificateDer::pem_slice_iter(certificate.chain.as_bytes())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(unreadable)?;
+        let key = PrivateKeyDer::from_pem_slice(certificate.key.as_bytes()).map_err(unreadable)?;
+        let key = CertifiedKey::from_der(chain, key, &self.provider)?;
+        let certified = Certified {
+            names: certificate.names.clone(),
+            key: Arc::new(key),
+        };
+        let id = certificate.id();
+        self.certified.borrow_mut().insert(id, certified);
+        Ok(())
+    }
+
+    /// From now on clients are shown these, and all others are forgotten. Connections that there are go on as they began.
+    pub fn serve(&self, ids: &[Digest]) -> Result<(), rustls::Error> {
+        let mut certified = self.certified.borrow_mut();
+        let known: HashSet<&Digest> = ids.iter().collect();
+        certified.retain(|id, _| known.contains(id));
+        let resolver = Certificates::new(ids.iter().filter_map(|id| certified.get(id)));
         let mut config = ServerConfig::builder_with_provider(self.provider.clone())
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
@@ -62,7 +95,8 @@ impl Tls {
     }
 }
 
-/// Certificates by the hosts that they name.
+/// Certificates by the hosts that they are shown for.
+#[derive(Default)]
 struct Certificates {
     exact: HashMap<String, Arc<CertifiedKey>>,
     /// By what follows `*`.
@@ -72,30 +106,20 @@ struct Certificates {
 }
 
 impl Certificates {
-    fn new(all: &[Certificate], provider: &CryptoProvider) -> Result<Self, rustls::Error> {
-        let mut this = Self {
-            exact: HashMap::new(),
-            wild: HashMap::new(),
-            first: None,
-        };
-        for Certificate { names, chain, key } in all {
-            let unreadable = |error| rustls::Error::General(format!("{error}"));
-            let chain = CertificateDer::pem_slice_iter(chain.as_bytes())
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(unreadable)?;
-            let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(unreadable)?;
-            let certified = Arc::new(CertifiedKey::from_der(chain, key, provider)?);
+    fn new<'a>(all: impl Iterator<Item = &'a Certified>) -> Self {
+        let mut this = Self::default();
+        for Certified { names, key } in all {
             for name in names {
                 // The first that names a host is the one that is shown.
                 match name.strip_prefix('*') {
                     Some(rest) => this.wild.entry(rest.to_owned()),
                     None => this.exact.entry(name.clone()),
                 }
-                .or_insert_with(|| certified.clone());
+                .or_insert_with(|| key.clone());
             }
-            this.first.get_or_insert(certified);
+            this.first.get_or_insert_with(|| key.clone());
         }
-        Ok(this)
+        this
     }
 
     fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
@@ -151,7 +175,8 @@ mod tests {
             before: before.map(key),
             made_ms: 0,
         });
-        tls.serve(std::slice::from_ref(certificate)).unwrap();
+        tls.take(certificate).unwrap();
+        tls.serve(&[certificate.id()]).unwrap();
         tls
     }
 
@@ -193,13 +218,44 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_named_any_longer_is_forgotten_and_the_first_that_names_a_host_is_shown() {
+        let tls = Tls::new();
+        let make = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            let made = rcgen::generate_simple_self_signed(names.clone()).unwrap();
+            let key = made.signing_key.serialize_pem();
+            let certificate = Certificate::new(names, made.cert.pem(), key);
+            tls.take(&certificate).unwrap();
+            (certificate.id(), made.cert.der().clone())
+        };
+        let (one, one_der) = make(&["shop.test", "*.shop.test"]);
+        let (other, other_der) = make(&["shop.test", "cart.shop.test"]);
+        let check = |ids: &[Digest], name: &str, expected: Option<&CertificateDer<'_>>| {
+            let certified = tls.certified.borrow();
+            let all = Certificates::new(ids.iter().filter_map(|id| certified.get(id)));
+            let found = all.find(name).map(|found| found.cert[0].clone());
+            assert_eq!(found.as_ref(), expected, "{name}");
+        };
+        check(&[one, other], "shop.test", Some(&one_der));
+        check(&[other, one], "shop.test", Some(&other_der));
+        check(&[one, other], "cart.shop.test", Some(&other_der));
+        check(&[one, other], "more.shop.test", Some(&one_der));
+        check(&[one, other], "cart.test", None);
+        tls.serve(&[other]).unwrap();
+        assert_eq!(tls.certified.borrow().len(), 1);
+        check(&[one, other], "more.shop.test", None);
+        let names = vec!["shop.test".to_owned()];
+        let broken = Certificate::new(names, "no PEM".into(), "no key".into());
+        assert!(tls.take(&broken).is_err());
+        tls.serve(&[broken.id(), other]).unwrap();
+        check(&[broken.id(), other], "shop.test", Some(&other_der));
+    }
+
+    #[test]
     fn a_session_is_resumed_at_any_worker_for_as_long_as_its_key_is_known() {
         let made = rcgen::generate_simple_self_signed([HOST.to_owned()]).unwrap();
-        let certificate = Certificate {
-            names: vec![HOST.to_owned()],
-            chain: made.cert.pem(),
-            key: made.signing_key.serialize_pem(),
-        };
+        let key = made.signing_key.serialize_pem();
+        let certificate = Certificate::new(vec![HOST.to_owned()], made.cert.pem(), key);
         let worker = |newest, before| worker(&certificate, newest, before);
         for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
             let new_client = || client(made.cert.der(), version);

@@ -123,6 +123,17 @@ fn bodies() -> BTreeMap<&'static str, Value> {
             "CreatedToken",
             same::<CreatedToken>(json!({ "token": "a", "summary": token })),
         ),
+        (
+            "NewCertificate",
+            same::<api::NewCertificate>(json!({ "chain": "a", "key": "a" })),
+        ),
+        (
+            "CertificateSummary",
+            same::<api::CertificateSummary>(
+                json!({ "name": "a", "hosts": ["*.a"], "shown_for": ["a.b"], "not_before_ms": 1, "not_after_ms": 1,
+                        "fingerprint": Digest::of(b"a"), "created_ms": 1 }),
+            ),
+        ),
         ("NodeStatus", same::<NodeStatus>(node.clone())),
         (
             "Status",

@@ -4,6 +4,7 @@
 //! not this crate's matter, and the whole-platform tests have the real one.
 
 mod artifacts;
+mod certificates;
 mod changes;
 mod deployments;
 mod description;

@@ -1,7 +1,9 @@
 //! What an operator sees and does: health, metrics, logs, restarts, backups.
 
+use std::io::Read as _;
+
 use distribution::Changed;
-use model::{AppId, LogRecord, LogStream};
+use model::{AppId, BackupManifest, LogRecord, LogStream};
 
 use super::*;
 use crate::control::OpenError;
@@ -234,7 +236,7 @@ async fn a_backup_restores_everything_into_an_empty_folder() {
     let next = tempfile::tempdir().unwrap();
     let data = next.path().join("data");
     let manifest = crate::restore(&archive.body[..], &data).unwrap();
-    assert_eq!(manifest.files.len(), 5);
+    assert_eq!(manifest.files.len(), 6);
     std::fs::copy(
         folder.path().join("admin.token"),
         next.path().join("admin.token"),
@@ -249,6 +251,62 @@ async fn a_backup_restores_everything_into_an_empty_folder() {
     assert_eq!(after, before);
     assert!(!data.join("restored").exists());
     api.deploy("shop", 1).await;
+}
+
+/// What `archive` holds, as the midge before the first secret would have written it.
+fn of_format_1(archive: &[u8]) -> Vec<u8> {
+    let mut files = Vec::new();
+    for entry in tar::Archive::new(archive).entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let path = entry.path().unwrap().to_string_lossy().into_owned();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).unwrap();
+        if path == BackupManifest::FILE {
+            let mut manifest: BackupManifest = serde_json::from_slice(&content).unwrap();
+            manifest.format = 1;
+            manifest.files.retain(|file| file.path != "keys/secrets");
+            content = serde_json::to_vec(&manifest).unwrap();
+        }
+        if path != "keys/secrets" {
+            files.push((path, content));
+        }
+    }
+    let mut older = tar::Builder::new(Vec::new());
+    for (path, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        older.append_data(&mut header, path, &content[..]).unwrap();
+    }
+    older.into_inner().unwrap()
+}
+
+#[tokio::test]
+async fn a_backup_from_before_there_were_secrets_is_restored_and_given_a_key_for_them() {
+    let api = Api::start().await;
+    api.version("shop", "ok\none").await;
+    let archive = api.raw("POST /v1/backup", &[&bearer(&api.admin)], "").await;
+    let keys = api.control.keys();
+    api.stop().await;
+    let older = of_format_1(&archive.body);
+    let next = tempfile::tempdir().unwrap();
+    let data = next.path().join("data");
+    let manifest = crate::restore(&older[..], &data).unwrap();
+    assert_eq!(manifest.format, 1);
+    assert_eq!(names(&data.join("keys")), ["catalog.key", "compile.key"]);
+    let api = Api::start_in(next).await;
+    assert_eq!(api.control.keys(), keys);
+    let made = ["catalog.key", "compile.key", "secrets"];
+    assert_eq!(names(&data.join("keys")), made);
+    api.stop().await;
+
+    // Of today's format it must have one: without it nothing that was sealed could be opened.
+    let mut without = of_format_1(&archive.body);
+    let place = without.windows(11).position(|w| w == b"\"format\":1,");
+    without[place.unwrap() + 9] = b'2';
+    let other = tempfile::tempdir().unwrap();
+    let refused = crate::restore(&without[..], &other.path().join("data"));
+    let text = refused.unwrap_err().to_string();
+    assert!(text.contains("it has no `keys/secrets`"), "{text}");
 }
 
 #[tokio::test]
@@ -276,15 +334,15 @@ async fn a_damaged_backup_restores_nothing() {
     changed[upload] ^= 1;
     check(&changed, "digest");
     check(&archive[..upload - 600], "damaged");
-    let newer = String::from_utf8_lossy(&archive[..600]).contains("{\"format\":1,");
+    let newer = String::from_utf8_lossy(&archive[..600]).contains("{\"format\":2,");
     assert!(newer);
     let place = archive
         .windows(11)
-        .position(|w| w == b"\"format\":1,")
+        .position(|w| w == b"\"format\":2,")
         .unwrap();
     let mut newer = archive.clone();
     newer[place + 9] = b'9';
-    check(&newer, "format 9; this midge knows format 1");
+    check(&newer, "format 9; this midge knows format 2");
 
     let mut extra = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();

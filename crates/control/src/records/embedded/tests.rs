@@ -143,3 +143,70 @@ fn a_changed_row_index_or_schema_is_named() {
     );
     check(b"last_used_ms", b"\xecast_used_ms", &|_| true, "utf-8");
 }
+
+/// The rows of every table of a schema, each as SQLite writes its values.
+fn rows(connection: &Connection, tables: &[String]) -> Vec<String> {
+    let mut all = Vec::new();
+    for table in tables {
+        let mut ask = connection
+            .prepare(&format!("SELECT * FROM {table}"))
+            .unwrap();
+        let columns = ask.column_count();
+        let read = ask.query_map([], |row| {
+            let values = (0..columns).map(|column| format!("{:?}", row.get_ref(column).unwrap()));
+            Ok(format!(
+                "{table}: {}",
+                values.collect::<Vec<_>>().join(", ")
+            ))
+        });
+        all.extend(read.unwrap().map(Result::unwrap));
+    }
+    all
+}
+
+/// What a midge of schema 1 wrote: a row in each of its tables.
+const OF_SCHEMA_1: &str = "
+BEGIN;
+INSERT INTO meta VALUES ('domain', 'midge.example');
+INSERT INTO tenants VALUES ('alice');
+INSERT INTO apps (tenant, name, latest, revision, version) VALUES ('alice', 'shop', 1, 1, 1);
+INSERT INTO versions VALUES ('alice', 'shop', 1, '{\"name\":\"shop\"}', 'a digest', 7, 'http-component', '[]', 8, 'maker');
+INSERT INTO deployments VALUES ('alice', 'shop', 1, 1, '\"deploy\"', 1, 9, 'maker');
+INSERT INTO routes VALUES ('shop.com', '/', 'alice', 'shop', 0);
+INSERT INTO uploads VALUES ('alice', 'a digest', 7, 8);
+INSERT INTO natives VALUES ('a digest', 'a build', '{}');
+INSERT INTO tokens (id, hash, label, tenant, verb, created_ms, created_by) VALUES ('id', 'hash', 'label', 'alice', '\"admin\"', 8, 'maker');
+INSERT INTO replies VALUES ('id', 'key', 'request', 200, 'application/json', x'7b7d', 9);
+INSERT INTO generations VALUES (1, 'root', NULL);
+COMMIT;
+";
+
+#[test]
+fn records_of_an_older_schema_are_taken_over_with_all_that_they_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("records.db");
+    let mut older = Connection::open(&path).unwrap();
+    know_row_sum(&older).unwrap();
+    migrate_to(&mut older, 1).unwrap();
+    older.execute_batch(OF_SCHEMA_1).unwrap();
+    let tables = schema_of(&older).unwrap().into_iter();
+    let tables: Vec<String> = tables
+        .filter(|[kind, ..]| kind == "table")
+        .map(|[_, name, _]| name)
+        .collect();
+    let before = rows(&older, &tables);
+    for table in &tables {
+        let begins = format!("{table}: ");
+        let there = before.iter().any(|row| row.starts_with(&begins));
+        assert!(there, "`{table}` is empty");
+    }
+    drop(older);
+    for _ in 0..2 {
+        let newer = open(&path).unwrap();
+        assert_eq!(version(&newer).unwrap(), SCHEMA);
+        assert_eq!(rows(&newer, &tables), before);
+        let certificates = "SELECT count(*) FROM certificates";
+        let count: i64 = newer.query_row(certificates, [], |row| row.get(0)).unwrap();
+        assert_eq!(count, 0);
+    }
+}

@@ -7,10 +7,8 @@ use tests::tls::records::{
     ALERT, ALPN, APPLICATION_DATA, CERTIFICATE, CHANGE_CIPHER_SPEC, HANDSHAKE, MOST, SERVER_HELLO,
     SERVER_NAME, Sealed, certificate, hello, message, protocols, record, records, server_name,
 };
-use tests::tls::{
-    AlertDescription, Authority, Client, Error, Secure, TLS12, TLS13, reason, settings,
-};
-use tests::{Connection, descriptors, eventually, guest, private_bytes};
+use tests::tls::{AlertDescription, Authority, Client, Secure, TLS12, TLS13, settings};
+use tests::{Connection, descriptors, eventually, guest, private_bytes, trials};
 
 use crate::bodies::noise;
 use crate::hostile_http::Watched;
@@ -375,24 +373,8 @@ fn a_certificate_that_nobody_asked_for_ends_its_connection() {
 
 /// H35
 #[test]
-fn a_thousand_handshakes_in_a_row_are_made() {
-    let front = Front::open();
-    let client = front.authority.client().forgetful();
-    for number in 0..1_000 {
-        let offer: &[&str] = if number % 2 == 0 { &[] } else { &["h2"] };
-        let client = client.clone().offering(offer);
-        let connection = front.agree(&client);
-        assert!(!connection.stream().is_resumed());
-    }
-    // And as many that are refused.
-    for _ in 0..1_000 {
-        let Err(error) = client.connect(front.address, "nobody.localhost") else {
-            panic!("a host that nobody certified is shown something");
-        };
-        let refused = matches!(reason(&error), Some(Error::AlertReceived(_)));
-        assert!(refused, "{error}");
-    }
-    front.holds();
+fn ten_thousand_handshakes_in_a_row_are_made_in_small() {
+    println!("{}", trials::handshakes(trials::HANDSHAKES / 20, 7));
 }
 
 /// H35: 500 handshakes that are dropped wherever they are.

@@ -3,6 +3,7 @@
 mod charged;
 mod crashes;
 mod flips;
+mod handshakes;
 mod one_connection;
 mod parked;
 mod upgrades;
@@ -21,6 +22,7 @@ use crate::{Connection, Load, Platform, Reply, guest, variant};
 pub use charged::{CHARGED, charged, cpu_us, is_charged};
 pub use crashes::{CRASHES, crashes};
 pub use flips::{FLIPS, flips};
+pub use handshakes::{HANDSHAKES, handshakes};
 pub use one_connection::{REQUESTS, ask_often, one_connection};
 pub use parked::{PARKED, parked};
 pub use upgrades::{UPGRADES, upgrades};

@@ -7,7 +7,7 @@ use tests::trials;
 
 type Trial = (&'static str, fn(u64) -> String);
 
-const TRIALS: [Trial; 9] = [
+const TRIALS: [Trial; 10] = [
     ("deploys", |seed| trials::deploys(trials::DEPLOYS, seed)),
     ("residue", |seed| trials::residue(trials::INSTANCES, seed)),
     ("flips", |seed| trials::flips(trials::FLIPS, seed)),
@@ -21,6 +21,9 @@ const TRIALS: [Trial; 9] = [
         trials::one_connection(trials::REQUESTS, seed)
     }),
     ("upgrades", |seed| trials::upgrades(trials::UPGRADES, seed)),
+    ("handshakes", |seed| {
+        trials::handshakes(trials::HANDSHAKES, seed)
+    }),
 ];
 
 fn main() -> ExitCode {

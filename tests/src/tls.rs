@@ -198,7 +198,21 @@ impl Client {
         Ok(Connection::over(secure, host))
     }
 
-    /// The same, over HTTP/2.
+    /// Shakes hands, takes what the session can be resumed with where TLS 1.3 sends it, and leaves; whether an earlier
+    /// session was resumed.
+    pub fn shake(&self, address: SocketAddr, host: &str) -> io::Result<bool> {
+        let mut session = ClientConnection::new(Arc::new(self.config.clone()), name(host)?)
+            .map_err(io::Error::other)?;
+        let mut tcp = Connection::open(address, host)?.into_stream();
+        while session.is_handshaking() {
+            session.complete_io(&mut tcp)?;
+        }
+        session.read_tls(&mut tcp)?;
+        session.process_new_packets().map_err(io::Error::other)?;
+        Ok(session.handshake_kind() == Some(HandshakeKind::Resumed))
+    }
+
+    /// A connection to a host over HTTP/2.
     pub fn connect_http2(&self, address: SocketAddr, host: &str) -> io::Result<Http2> {
         let client = self.clone().offering(&["h2"]);
         let connector = TlsConnector::from(Arc::new(client.config));

@@ -4,8 +4,11 @@ mod apps;
 mod cold;
 mod fairness;
 mod generator;
+mod http2;
 mod request;
 mod row;
+mod servers;
+mod tls;
 mod workers;
 
 use std::process::ExitCode;
@@ -15,8 +18,10 @@ use row::Row;
 
 type Bench = (&'static str, fn() -> Vec<Row>);
 
-const BENCHES: [Bench; 5] = [
+const BENCHES: [Bench; 7] = [
     ("request", request::measure),
+    ("http2", http2::measure),
+    ("tls", tls::measure),
     ("workers", workers::measure),
     ("cold", cold::measure),
     ("apps", apps::measure),

@@ -2,60 +2,30 @@
 //!
 //! Server and load generator share one core; CPU time is the operating system's, summed over supervisor and worker.
 
-use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use tests::{Guest, Platform, Settings, children, cpu_seconds, guest, pin};
+use tests::{Guest, Settings, guest};
 
 use crate::row::{Row, median};
-
-const ROUNDS: usize = 5;
-const CORE: usize = 0;
+use crate::servers::{Plain, ROUNDS, cpu_us_each, on_core, platform, processes};
 
 pub fn measure() -> Vec<Row> {
-    let mut baseline = Command::new(
-        std::env::current_exe()
-            .expect("a program has a file")
-            .with_file_name("baseline"),
-    );
-    baseline.stdout(Stdio::piped());
-    let mut baseline = on_core(&mut baseline).spawn().expect("the baseline starts");
-    let mut line = String::new();
-    let output = baseline.stdout.take().expect("its output is piped");
-    BufReader::new(output)
-        .read_line(&mut line)
-        .expect("it says its address");
-    let plain: SocketAddr = line.trim().parse().expect("an address");
-
-    let settings = Settings {
-        config: "workers = 1".into(),
-        core: Some(CORE),
-        ..Settings::default()
-    };
-    let platform = Platform::start_with(settings);
+    let plain = Plain::start(&["http1"]);
+    let platform = platform(Settings::default());
     platform.deploy("component", &guest("hello"));
     platform.deploy("command", &Guest::CommandModule("hello-command").bytes());
     for app in ["component", "command"] {
         platform.get(app, "/").is(200).says("Hello, Midge!\n");
     }
-    let ours = || -> Vec<u32> {
-        [platform.id()]
-            .into_iter()
-            .chain(children(platform.id()))
-            .collect()
-    };
+    let ours = processes(&platform);
+    let of_ours = |app: &str| cpu_us_each(&ours, || load(platform.listen, &platform.host(app)));
 
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
-        let plain = per_request(&[baseline.id()], plain, "localhost");
-        let component = per_request(&ours(), platform.listen, &platform.host("component"));
-        let command = per_request(&ours(), platform.listen, &platform.host("command"));
-        rounds.push([plain, component, command]);
+        let plain = cpu_us_each(&plain.processes(), || load(plain.address, "localhost"));
+        rounds.push([plain, of_ours("component"), of_ours("command")]);
     }
-    baseline.kill().expect("a child can be killed");
-    baseline.wait().expect("a child can be waited for");
 
     let of = |index: usize| median(rounds.iter().map(|round| round[index]).collect());
     let ratio = |index: usize| median(rounds.iter().map(|round| round[index] / round[0]).collect());
@@ -77,10 +47,8 @@ pub fn measure() -> Vec<Row> {
     ]
 }
 
-/// The servers' CPU time for each request of one load, in microseconds.
-fn per_request(servers: &[u32], address: SocketAddr, host: &str) -> f64 {
-    let used = || servers.iter().map(|id| cpu_seconds(*id)).sum::<f64>();
-    let before = used();
+/// Asks over 16 connections for three seconds; how many replies came.
+pub fn load(address: SocketAddr, host: &str) -> f64 {
     let mut wrk = Command::new("wrk");
     wrk.args(["-t1", "-c16", "-d3s", "-H", &format!("Host: {host}")])
         .arg(format!("http://{address}/"));
@@ -88,7 +56,6 @@ fn per_request(servers: &[u32], address: SocketAddr, host: &str) -> f64 {
         .output()
         .expect("`wrk` is in .tools; `cargo xtask bench` installs it");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let used = used() - before;
     let requests = text.lines().find_map(|line| {
         line.trim()
             .split_once(" requests in ")?
@@ -102,16 +69,5 @@ fn per_request(servers: &[u32], address: SocketAddr, host: &str) -> f64 {
         !text.contains("Non-2xx") && !text.contains("Socket errors"),
         "{text}"
     );
-    used / requests * 1e6
-}
-
-/// Keeps what is started on the bench's core.
-fn on_core(command: &mut Command) -> &mut Command {
-    // SAFETY: `sched_setaffinity` is safe to call between fork and exec.
-    unsafe {
-        command.pre_exec(|| {
-            pin(CORE);
-            Ok(())
-        })
-    }
+    requests
 }

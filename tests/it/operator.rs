@@ -194,6 +194,48 @@ fn a_log_can_be_followed() {
 }
 
 #[test]
+fn a_log_is_chosen_by_status_and_time_and_followed_so() {
+    let platform = Platform::start();
+    platform.deploy("status", &guest("status"));
+    for status in [200, 404, 500, 503] {
+        platform.get("status", &format!("/{status}")).is(status);
+    }
+    tests::eventually("every request has its line", || {
+        (logs(&platform, "status").len() == 4).then_some(())
+    });
+    let status = |line: &str| -> u64 {
+        let line: Value = serde_json::from_str(line).unwrap();
+        line["done"]["status"].as_u64().unwrap()
+    };
+    let check = |arguments: &str, expected: &[u64]| {
+        let mut all = vec!["logs", "status", "--json"];
+        all.extend(arguments.split(' '));
+        let ran = platform.run(&all).exits(0);
+        let found: Vec<u64> = ran.out.lines().map(status).collect();
+        assert_eq!(found, expected, "{arguments}");
+    };
+    check("--status 5xx --since 10m", &[500, 503]);
+    check("--status 4xx,503", &[404, 503]);
+    check("--status 5xx --tail 1", &[503]);
+    check("--since 2026-01-01T00:00:00Z", &[200, 404, 500, 503]);
+    check("--since 2199-01-01T00:00:00Z", &[]);
+    let arguments = ["logs", "status", "--status", "5xx", "--stream", "stdout"];
+    platform.run(&arguments).exits(3).says("have a status");
+
+    let followed = "logs status -f --status 5xx --since 10m --json";
+    let mut follower = platform.command(&followed.split(' ').collect::<Vec<_>>());
+    let mut follower = follower.stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    let mut lines = lines.map(|line| status(&line.unwrap()));
+    assert_eq!([lines.next(), lines.next()], [Some(500), Some(503)]);
+    platform.get("status", "/404").is(404);
+    platform.get("status", "/501").is(501);
+    assert_eq!(lines.next(), Some(501));
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+}
+
+#[test]
 fn status_tells_what_is_served_where() {
     let platform = Platform::start();
     platform.deploy("hello", &guest("hello"));

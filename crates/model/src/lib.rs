@@ -20,6 +20,7 @@ mod catalog;
 mod deployment;
 pub mod limits;
 mod log;
+mod log_filter;
 mod manifest;
 mod name;
 mod outcome;
@@ -41,6 +42,7 @@ pub use catalog::{Catalog, CatalogError, CatalogHead, Change, Delta, Entry, Gene
 pub use deployment::{Deployment, DeploymentCause, Revision};
 pub use limits::AppLimits;
 pub use log::{LogRecord, LogStream, RequestRecord};
+pub use log_filter::{Since, SinceError, Statuses, StatusesError};
 pub use manifest::{Grants, Manifest, ManifestError, RouteClaim};
 pub use name::{AppId, AppName, CertificateName, MAX_NAME_BYTES, NameError, TenantName};
 pub use outcome::{Fault, Outcome, Usage};

@@ -12,7 +12,7 @@ use futures_util::stream;
 use http::Uri;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use model::api::Verb;
-use model::{LogRecord, LogStream};
+use model::{LogRecord, LogStream, Since, Statuses};
 use serde::Deserialize;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::Instant;
@@ -38,9 +38,20 @@ struct Wanted {
     tail: Option<usize>,
     /// One stream only.
     stream: Option<LogStream>,
+    /// Lines of requests with these statuses only.
+    status: Option<Statuses>,
+    /// Lines from then on only.
+    since: Option<Since>,
 }
 
-/// `GET …/apps/{app}/logs?follow=&tail=&stream=`
+/// Which lines are shown, and go into the count of the newest ones.
+struct Filter {
+    stream: Option<LogStream>,
+    status: Option<Statuses>,
+    since_ms: Option<u64>,
+}
+
+/// `GET …/apps/{app}/logs?follow=&tail=&stream=&status=&since=`
 pub(super) async fn tail(
     State(platform): State<Arc<Platform>>,
     caller: Caller,
@@ -50,6 +61,7 @@ pub(super) async fn tail(
     let id = place.app()?;
     caller.check(Verb::Read, Reach::App(&id))?;
     let wanted: Wanted = request::query(&uri)?;
+    let filter = Filter::new(wanted.stream, wanted.status, wanted.since, platform.now())?;
     let asked = id.clone();
     let app = platform
         .records
@@ -60,7 +72,7 @@ pub(super) async fn tail(
     let LogTail { recent, live } = platform.distribution.logs(&id);
     let mut lines: VecDeque<Bytes> = recent
         .into_iter()
-        .filter(|line| is_wanted(line, wanted.stream))
+        .filter(|line| filter.takes(line))
         .collect();
     let most = wanted.tail.unwrap_or(usize::MAX);
     lines.drain(..lines.len().saturating_sub(most));
@@ -80,7 +92,7 @@ pub(super) async fn tail(
         caller,
         lines,
         live,
-        stream: wanted.stream,
+        filter,
         missed: 0,
         checked: Instant::now(),
     };
@@ -98,7 +110,7 @@ struct Follower {
     /// What is to be sent at once.
     lines: VecDeque<Bytes>,
     live: tokio::sync::broadcast::Receiver<Bytes>,
-    stream: Option<LogStream>,
+    filter: Filter,
     /// Lines that came faster than they were taken.
     missed: u64,
     checked: Instant,
@@ -139,7 +151,7 @@ impl Follower {
             self.lines.extend(gap(&line, self.missed));
             self.missed = 0;
         }
-        if is_wanted(&line, self.stream) {
+        if self.filter.takes(&line) {
             self.lines.push_back(line);
         }
     }
@@ -154,13 +166,50 @@ fn gap(next: &[u8], missed: u64) -> Option<Bytes> {
     Some(serde_json::to_vec(&record).ok()?.into())
 }
 
-fn is_wanted(line: &[u8], stream: Option<LogStream>) -> bool {
-    #[derive(Deserialize)]
-    struct Of {
-        stream: LogStream,
+impl Filter {
+    /// # Errors
+    /// Only lines of requests have a status: with another stream, nothing could ever be shown.
+    fn new(
+        stream: Option<LogStream>,
+        status: Option<Statuses>,
+        since: Option<Since>,
+        now_ms: u64,
+    ) -> Result<Self, Refused> {
+        let others = stream.is_some_and(|stream| stream != LogStream::Request);
+        if others && status.is_some() {
+            let title = "the query cannot be answered";
+            let detail =
+                "only lines of the stream `request` have a status; leave out `stream` or `status`";
+            return Err(Refused::new(400, "query-malformed", title, detail));
+        }
+        Ok(Self {
+            stream,
+            status,
+            since_ms: since.map(|since| since.at_ms(now_ms)),
+        })
     }
-    let Some(wanted) = stream else {
-        return true;
-    };
-    serde_json::from_slice::<Of>(line).is_ok_and(|of| of.stream == wanted)
+
+    fn takes(&self, line: &[u8]) -> bool {
+        #[derive(Deserialize)]
+        struct Of {
+            time_ms: u64,
+            stream: LogStream,
+            done: Option<Done>,
+        }
+        #[derive(Deserialize)]
+        struct Done {
+            status: u16,
+        }
+        if self.stream.is_none() && self.status.is_none() && self.since_ms.is_none() {
+            return true;
+        }
+        let Ok(of) = serde_json::from_slice::<Of>(line) else {
+            return false;
+        };
+        let status = of.done.map(|done| done.status);
+        self.stream.is_none_or(|stream| stream == of.stream)
+            && self.since_ms.is_none_or(|since| since <= of.time_ms)
+            && (self.status.as_ref())
+                .is_none_or(|statuses| status.is_some_and(|status| statuses.contains(status)))
+    }
 }

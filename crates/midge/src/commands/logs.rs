@@ -1,7 +1,7 @@
 //! `midge logs`: what an app said and what became of its requests.
 
 use clap::{Args, ValueEnum};
-use model::{AppName, LogRecord, LogStream};
+use model::{AppName, LogRecord, LogStream, Since, Statuses, StatusesError};
 
 use crate::args::Platform;
 use crate::client::Client;
@@ -17,6 +17,8 @@ use crate::screen;
 Examples:
   midge logs shop
   midge logs shop -f --stream stderr
+  midge logs shop -f --status 5xx --since 10m --json
+  midge logs shop --status 404,5xx --since 2026-11-24T07:00:00Z
   midge logs shop --json | jq -r 'select(.done.status >= 500).request'")]
 pub struct Options {
     /// The app
@@ -30,6 +32,12 @@ pub struct Options {
     /// Only lines of this stream
     #[arg(long, value_enum, value_name = "STREAM")]
     stream: Option<Stream>,
+    /// Only lines of requests that were answered so: `404`, `5xx`, or several with commas; 0 means not at all
+    #[arg(long, value_name = "STATUS", value_parser = statuses)]
+    status: Option<String>,
+    /// Only lines from then on: so long ago, such as `10m`, or a time, such as `2026-11-24T07:05:03Z`
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    since: Option<Since>,
     /// Write each line as JSON, for scripts
     #[arg(long)]
     json: bool,
@@ -60,6 +68,24 @@ impl Stream {
     }
 }
 
+/// A list of statuses as the platform reads it.
+fn statuses(text: &str) -> Result<String, StatusesError> {
+    text.parse::<Statuses>().map(|_| text.to_owned())
+}
+
+fn since(text: &str) -> Result<Since, String> {
+    if let Ok(ago) = text.parse() {
+        return Ok(Since::Ago(ago));
+    }
+    let at: Option<jiff::Timestamp> = text.parse().ok();
+    let ms = at.and_then(|at| u64::try_from(at.as_millisecond()).ok());
+    ms.map(Since::At).ok_or_else(|| {
+        format!(
+            "`{text}` is not a time; write how long ago, such as `10m`, or a time with its zone, such as `2026-11-24T07:05:03Z`"
+        )
+    })
+}
+
 pub async fn run(options: &Options) -> Result<(), Failure> {
     let client = Client::new(&options.platform)?;
     let mut path = client.app_path(&options.app, &format!("/logs?tail={}", options.tail));
@@ -69,6 +95,13 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
     if let Some(stream) = options.stream {
         path.push_str("&stream=");
         path.push_str(stream.as_str());
+    }
+    if let Some(status) = &options.status {
+        path.push_str("&status=");
+        path.push_str(status);
+    }
+    if let Some(since) = options.since {
+        path.push_str(&format!("&since={since}"));
     }
     let mut lines = client.lines(&path).await?;
     loop {
@@ -148,6 +181,24 @@ mod tests {
             stream,
             text: text.into(),
             done,
+        }
+    }
+
+    #[test]
+    fn a_time_is_so_long_ago_or_a_moment_with_its_zone() {
+        let check = |text: &str, expected: Option<Since>| assert_eq!(since(text).ok(), expected);
+        check("10m", Some(Since::Ago(model::Millis::secs(600))));
+        let at = Since::At(1_795_503_903_042);
+        check("2026-11-24T07:05:03.042Z", Some(at));
+        check("2026-11-24T08:05:03.042+01:00", Some(at));
+        for wrong in [
+            "10",
+            "2026-11-24",
+            "2026-11-24T07:05:03",
+            "noon",
+            "1969-12-31T23:00:00Z",
+        ] {
+            check(wrong, None);
         }
     }
 

@@ -191,7 +191,15 @@ async fn logs_are_tailed_filtered_and_followed_until_the_token_ends() {
     assert_eq!(texts(&api.get(logs).await).len(), 6);
     let tail = api.get(&format!("{logs}?tail=2&stream=stdout")).await;
     assert_eq!(texts(&tail), ["out 1", "out 2"]);
-    for bad in ["?tail=-1", "?stream=all", "?since=1", "?follow=maybe"] {
+    for bad in [
+        "?tail=-1",
+        "?stream=all",
+        "?since=soon",
+        "?status=6xx",
+        "?status=200&stream=stdout",
+        "?until=1",
+        "?follow=maybe",
+    ] {
         api.get(&format!("{logs}{bad}"))
             .await
             .problem(400, "query-malformed");
@@ -214,6 +222,58 @@ async fn logs_are_tailed_filtered_and_followed_until_the_token_ends() {
             .await;
     });
     assert_eq!(texts(&followed), ["out 2", "new"]);
+}
+
+#[tokio::test]
+async fn logs_are_chosen_by_status_and_time_before_the_newest_are_counted() {
+    let api = Api::start().await;
+    api.version("shop", "ok\none").await;
+    let id: AppId = "default/shop".parse().unwrap();
+    let line = |time_ms: u64, status: Option<u16>| {
+        let stream = status.map_or(LogStream::Stdout, |_| LogStream::Request);
+        let mut line: Value = serde_json::from_slice(&record(&id, stream, "")).unwrap();
+        line["time_ms"] = time_ms.into();
+        line["request"] = format!("{time_ms} {status:?}").into();
+        if let Some(status) = status {
+            line["done"] = json!({ "method": "GET", "host": "a", "path": "/", "status": status, "outcome": "ok",
+                                   "usage": model::Usage::default(), "cold": false, "client": "a" });
+        }
+        bytes::Bytes::from(line.to_string())
+    };
+    let hour_ago = api.platform().now() - 3_600_000;
+    for (time_ms, status) in [
+        (1, Some(503)),
+        (2, Some(404)),
+        (3, None),
+        (4, Some(500)),
+        (5, Some(0)),
+        (hour_ago, Some(502)),
+        (hour_ago, Some(200)),
+    ] {
+        api.distribution.log(&id, line(time_ms, status));
+    }
+    let check = async |query: &str, expected: &[&str]| {
+        let reply = api
+            .get(&format!("/v1/tenants/default/apps/shop/logs?{query}"))
+            .await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        let text = String::from_utf8_lossy(&reply.body).into_owned();
+        let found: Vec<String> = text
+            .lines()
+            .map(|line| serde_json::from_str::<LogRecord>(line).unwrap().request)
+            .map(|request| request.replace(&hour_ago.to_string(), "hour"))
+            .collect();
+        assert_eq!(found, expected, "{query}");
+    };
+    let (last, fine) = ("hour Some(502)", "hour Some(200)");
+    check("status=5xx", &["1 Some(503)", "4 Some(500)", last]).await;
+    check("status=404,503", &["1 Some(503)", "2 Some(404)"]).await;
+    check("status=0", &["5 Some(0)"]).await;
+    check("status=5xx&tail=2", &["4 Some(500)", last]).await;
+    check("status=5xx&stream=request&since=4", &["4 Some(500)", last]).await;
+    check("since=3&tail=4", &["4 Some(500)", "5 Some(0)", last, fine]).await;
+    check("since=2h", &[last, fine]).await;
+    check("since=30m", &[]).await;
 }
 
 #[tokio::test]

@@ -29,6 +29,7 @@ mod quarantine;
 mod reference;
 mod requests;
 mod revisions;
+mod services;
 mod siege;
 mod tenants;
 mod tls;

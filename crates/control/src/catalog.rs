@@ -59,6 +59,7 @@ pub(crate) fn entry(
             memory: asked.memory.min(ceiling.memory),
         },
         reply: version.manifest.reply,
+        reuse: version.manifest.reuse,
     }
 }
 

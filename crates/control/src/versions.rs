@@ -1,7 +1,9 @@
 //! Versions: from a manifest and an upload to a number.
 
 use model::api::NewVersion;
-use model::{AppId, AppName, Digest, Import, ManifestError, TenantName, Version, limits};
+use model::{
+    AppId, AppName, Digest, GuestKind, Import, ManifestError, TenantName, Version, limits,
+};
 
 use crate::control::Platform;
 use crate::natives::NativeError;
@@ -25,6 +27,10 @@ pub(crate) enum VersionError {
     NoArtifact(Digest),
     #[error("the platform has {0} apps, and may have no more; delete one, or ask its operator")]
     TooManyApps(u64),
+    #[error(
+        "its manifest asks for `[reuse]`, which is for services of `wasi:http` 0.3; leave it out, or build it for WASI 0.3"
+    )]
+    NoReuse,
     #[error(
         "it imports {}, which nothing grants; leave out `strict` to link what refuses every call",
         list(.0)
@@ -60,6 +66,9 @@ pub(crate) async fn create(
     let _pin = platform.pins.pin(wasm).await;
     let wasm_bytes = admit(platform, &id, wasm).await?;
     let inspection = platform.natives.ensure(Some(&id.tenant), wasm).await?;
+    if manifest.reuse.is_some() && inspection.kind != GuestKind::HttpService {
+        return Err(VersionError::NoReuse);
+    }
     let denied = inspection.imports.iter().filter_map(|import| match import {
         Import::Denied { name } => Some(name.clone()),
         Import::Free { .. } => None,

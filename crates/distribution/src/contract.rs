@@ -45,6 +45,7 @@ fn entry(app: &str, revision: Revision) -> Change {
         grant: Default::default(),
         limits: AppLimits::default(),
         reply: Replies::default(),
+        reuse: None,
     }))
 }
 

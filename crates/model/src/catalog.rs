@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::signature::Purpose;
 use crate::{
-    AppId, AppLimits, Digest, Grants, GuestKind, Hasher, Replies, Revision, Route, VersionNumber,
+    AppId, AppLimits, Digest, Grants, GuestKind, Hasher, Replies, Reuse, Revision, Route,
+    VersionNumber,
 };
 
 /// The catalog's number; grows with each change and never shrinks. 0 is the empty catalog.
@@ -31,6 +32,9 @@ pub struct Entry {
     /// Left out where it asks for nothing, so that such an entry reads and hashes as it did before there was this.
     #[serde(default, skip_serializing_if = "Replies::is_default")]
     pub reply: Replies,
+    /// Whether its instances answer more than one request. Left out as above.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reuse: Option<Reuse>,
 }
 
 /// One step between two generations.
@@ -351,6 +355,7 @@ mod tests {
             grant: Grants::default(),
             limits: AppLimits::default(),
             reply: Replies::default(),
+            reuse: None,
         })
     }
 

@@ -49,6 +49,12 @@ limits! {
         reason: "time from a request's head to the end of its reply; a slot held is a slot others wait for" };
     MEMORY: Size = Limit { name: "limits.memory", default: Size::mib(128), ceiling: Size::mib(512),
         reason: "linear memory of one instance, summed over its memories" };
+    REUSE_REQUESTS: u64 = Limit { name: "reuse.requests", default: 100, ceiling: 10_000,
+        reason: "requests that one instance answers where its app asks for reuse; what it leaks goes with it" };
+    REUSE_CONCURRENT: u64 = Limit { name: "reuse.concurrent", default: 16, ceiling: 16,
+        reason: "requests that such an instance answers at once; what the host holds for it is bounded for all of them together" };
+    REUSE_IDLE: Millis = Limit { name: "reuse.idle", default: Millis::secs(1), ceiling: Millis::secs(10),
+        reason: "how long such an instance waits for its next request; it holds a slot and its memory meanwhile" };
     TABLE_ELEMENTS: u64 = fixed("table-elements", 20_000, "elements of one table; a 0.1 KB module can ask for 10,000,000");
     TABLES: u64 = fixed("tables", 8, "tables of one instance");
     MEMORIES: u64 = fixed("memories", 4, "linear memories of one instance");

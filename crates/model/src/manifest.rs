@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{self, LimitError};
-use crate::{AppLimits, AppName, Coding, Host, PathPrefix, Replies, Size};
+use crate::{AppLimits, AppName, Coding, Host, PathPrefix, Replies, Reuse, Size};
 
 /// What a developer writes about an app. The JSON form of the API and the TOML form of the file are alike.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,9 @@ pub struct Manifest {
     /// What becomes of its replies on their way out.
     #[serde(default, skip_serializing_if = "Replies::is_default")]
     pub reply: Replies,
+    /// Whether instances answer more than one request. None: each has an instance of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reuse: Option<Reuse>,
 }
 
 /// A route as a manifest asks for it.
@@ -88,6 +91,7 @@ impl Manifest {
             grant: Grants::default(),
             limits: AppLimits::default(),
             reply: Replies::default(),
+            reuse: None,
         }
     }
 
@@ -121,6 +125,7 @@ impl Manifest {
         if let Some(coding) = self.reply.twice() {
             return Err(ManifestError::CodingTwice(coding));
         }
+        self.reuse.as_ref().map_or(Ok(()), Reuse::check)?;
         Ok(self.limits.check(ceiling)?)
     }
 }
@@ -172,6 +177,8 @@ mod tests {
             cpu = "100ms"
             [reply]
             compress = ["zstd", "br", "gzip"]
+            [reuse]
+            concurrent = 4
             "#,
         )
         .unwrap();
@@ -181,6 +188,11 @@ mod tests {
         assert_eq!(manifest.limits.memory, limits::MEMORY.default);
         let codings = [Coding::Zstd, Coding::Brotli, Coding::Gzip];
         assert_eq!(manifest.reply.compress, codings);
+        let reuse = manifest.reuse.unwrap();
+        assert_eq!(
+            (reuse.requests, reuse.concurrent, reuse.idle.0),
+            (100, 4, 1000)
+        );
     }
 
     #[test]
@@ -207,6 +219,9 @@ mod tests {
             "name = 'a'\n[reply]\ncompress = ['br', 'gzip', 'br']",
             "`br` twice",
         );
+        check("name = 'a'\n[reuse]\nconcurrent = 17", "reuse.concurrent");
+        check("name = 'a'\n[reuse]\nrequests = 0", "reuse.requests");
+        check("name = 'a'\n[reuse]\nidle = '1h'", "reuse.idle");
         check("name = 'a'\n[limits]\ncpu = '1h'", "limits.cpu");
         check("name = 'a'\n[limits]\nmemory = '-1B'", "-1B");
         check(

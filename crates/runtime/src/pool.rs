@@ -131,7 +131,8 @@ impl Pool {
         self.0.live.get()
     }
 
-    fn take(&self, tenant: &TenantName) -> Option<Slot> {
+    /// A slot, if one is free that the tenant may have.
+    pub fn take(&self, tenant: &TenantName) -> Option<Slot> {
         if self.live() >= self.0.slots {
             return None;
         }

@@ -1,29 +1,25 @@
 //! One invocation: a fresh store, limits armed, the guest called, the head sent at once, the body streamed.
 
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context as TaskContext, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bytes::Bytes;
 use capabilities::http::host::{HttpContext, NewRequest, offer};
-use capabilities::http::{Answer, GaveUp, Incoming, OutgoingReader};
+use capabilities::http::{Answer, GaveUp, Incoming};
 use capabilities::logs::{LineSink, Lines};
-use http_body::Frame;
 use model::{Entry, GuestKind, LogStream, Outcome, Usage, limits};
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 use wasmtime::Store;
 use wasmtime_wasi_io::IoView as _;
 
 use crate::cgi;
 use crate::code::Linked;
 use crate::context::Context;
-use crate::outcome::{Misbehaviour, judge, over};
+use crate::metered::{End, Metered};
+use crate::outcome::Misbehaviour;
+use crate::reply::{Guest, ReplyBody};
+use crate::reuse::Instances;
 use crate::service;
-use crate::turns::Place;
 use crate::vitals::Vitals;
 use crate::{Code, Engine, Slot};
 
@@ -45,8 +41,9 @@ pub struct Facts {
 
 /// Hears what becomes of one invocation.
 pub trait Observer: Send + Sync + 'static {
-    /// A whole line of the guest's output, bounded and escaped, without its line end; or a line of the platform's.
-    fn line(&self, stream: LogStream, text: &str);
+    /// Where lines of the guest's output go, and those that the platform has for its owner: whole, bounded and escaped,
+    /// without their line ends.
+    fn lines(&self) -> Arc<dyn LineSink>;
     /// Said once, after everything of the invocation was freed.
     fn ended(&self, ended: Ended);
 }
@@ -72,7 +69,8 @@ pub struct Invocation {
     pub began: Instant,
 }
 
-/// Runs one event through one fresh instance and answers as soon as the guest's head is there; the body follows.
+/// Runs one event and answers as soon as the guest's head is there; the body follows. The instance is a fresh one,
+/// unless the app's manifest lets its instances answer more than one request.
 ///
 /// Must be called within a `tokio::task::LocalSet`: the guest runs in a local task of its own. Dropping the future
 /// ends the invocation.
@@ -81,162 +79,34 @@ pub struct Invocation {
 /// An outcome without a head from the guest: the caller makes the reply.
 pub async fn run(
     engine: &Engine,
+    instances: &Instances,
     invocation: Invocation,
 ) -> Result<http::Response<ReplyBody>, Outcome> {
-    let has_body = invocation.request.method() != http::Method::HEAD;
+    let to_head = invocation.request.method() == http::Method::HEAD;
     let observer = invocation.observer.clone();
     let (answer, answered) = oneshot::channel();
-    let vitals = Arc::new(Vitals::new(&invocation.entry.limits));
-    let live = live(engine.clone(), invocation, vitals.clone(), answer);
-    let mut guest = Guest(Some(tokio::task::spawn_local(live)));
-    match answered.await {
-        Ok(Ok(reply)) => {
-            let mut response = http::Response::new(());
-            *response.status_mut() = reply.status;
-            *response.headers_mut() = reply.headers;
-            let has_body = has_body && !matches!(reply.status.as_u16(), 204 | 304);
-            let length = response.headers().get(http::header::CONTENT_LENGTH);
-            let left = length.and_then(|value| value.to_str().ok()?.parse().ok());
-            let body = ReplyBody {
-                reader: Some(reply.body.reader()),
-                guest: Some(guest),
-                has_body,
-                left,
-                vitals,
-            };
-            Ok(response.map(|()| body))
+    let reuse = invocation.entry.reuse.clone();
+    let (mut guest, vitals) = match reuse {
+        Some(reuse) if invocation.code.kind() == GuestKind::HttpService => {
+            instances.hand(engine, reuse, invocation, answer)
         }
+        _ => {
+            let vitals = Arc::new(Vitals::new(&invocation.entry.limits));
+            let live = live(engine.clone(), invocation, vitals.clone(), answer);
+            (Guest::own(tokio::task::spawn_local(live)), vitals)
+        }
+    };
+    match answered.await {
+        Ok(Ok(reply)) => Ok(ReplyBody::of(reply, to_head, guest, vitals)),
         Ok(Err(GaveUp(text))) => {
             // Its words are the guest's: bounded like all that it says.
             let text = format!("the guest answered with the error {text}\n");
-            explain(Arc::new(Sink(observer)), &text);
+            explain(observer.lines(), &text);
             guest.release();
             Err(Outcome::BadResponse)
         }
         // The guest ended without an answer, and knows why.
         Err(_) => Err(guest.ended().await),
-    }
-}
-
-/// A guest's task; ends with this unless released. None once it was.
-struct Guest(Option<JoinHandle<Outcome>>);
-
-impl Guest {
-    /// Lets the guest run on to its own end or limits.
-    fn release(&mut self) {
-        self.0 = None;
-    }
-
-    async fn ended(&mut self) -> Outcome {
-        std::future::poll_fn(|context| self.poll_ended(context)).await
-    }
-
-    fn poll_ended(&mut self, context: &mut TaskContext<'_>) -> Poll<Outcome> {
-        match &mut self.0 {
-            Some(task) => Pin::new(task)
-                .poll(context)
-                .map(|ended| ended.unwrap_or(Outcome::Internal)),
-            None => Poll::Ready(Outcome::Ok),
-        }
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        if let Some(task) = &self.0 {
-            task.abort();
-        }
-    }
-}
-
-/// A reply's body as the guest writes it.
-///
-/// Dropping it before its end ends the invocation ([`Outcome::ClientGone`]); after its end the guest may go on within
-/// its limits.
-pub struct ReplyBody {
-    reader: Option<OutgoingReader>,
-    guest: Option<Guest>,
-    /// Whether this reply is one that has a body on the wire (RFC 9110 §6.4.1).
-    has_body: bool,
-    /// The bytes that are still missing from a promised length.
-    left: Option<u64>,
-    vitals: Arc<Vitals>,
-}
-
-impl ReplyBody {
-    /// Work on this body took so much CPU time: its guest has so much less, and fails with [`Outcome::CpuLimit`] when it
-    /// has none left. One that has ended is not touched.
-    pub fn charge(&self, cpu: Duration) {
-        self.vitals.charge(cpu);
-    }
-
-    /// Whether the guest promised a length and has ended its body without a byte of it.
-    pub fn is_missing(&self) -> bool {
-        self.has_body
-            && self.left.is_some_and(|left| left > 0)
-            && http_body::Body::is_end_stream(self)
-    }
-}
-
-impl http_body::Body for ReplyBody {
-    type Data = Bytes;
-    type Error = Truncated;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut TaskContext<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Truncated>>> {
-        let this = self.get_mut();
-        let Some(reader) = &mut this.reader else {
-            return Poll::Ready(None);
-        };
-        if let Poll::Ready(frame) = Pin::new(&mut *reader).poll_frame(context) {
-            if let (Some(left), Some(Ok(frame))) = (&mut this.left, &frame) {
-                *left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len) as u64);
-            }
-            return Poll::Ready(frame);
-        }
-        let Some(guest) = &mut this.guest else {
-            return Poll::Pending;
-        };
-        let outcome = ready!(guest.poll_ended(context));
-        this.guest = None;
-        // The guest may have written its last words after the reader was asked.
-        match Pin::new(reader).poll_frame(context) {
-            Poll::Ready(frame) => Poll::Ready(frame),
-            Poll::Pending => Poll::Ready(Some(Err(Truncated(match outcome {
-                Outcome::Ok => Outcome::BadResponse,
-                outcome => outcome,
-            })))),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.reader
-            .as_ref()
-            .is_none_or(http_body::Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.reader
-            .as_ref()
-            .map_or_else(http_body::SizeHint::default, http_body::Body::size_hint)
-    }
-}
-
-impl Drop for ReplyBody {
-    fn drop(&mut self) {
-        let Some(reader) = self.reader.take() else {
-            return;
-        };
-        if !self.has_body {
-            reader.discard();
-        } else if !(reader.is_done() || self.left == Some(0)) {
-            return;
-        }
-        if let Some(guest) = &mut self.guest {
-            guest.release();
-        }
     }
 }
 
@@ -287,7 +157,7 @@ async fn live(
         outcome: Outcome::ClientGone,
     };
     let deadline = tokio::time::Instant::from_std(began) + entry.limits.wall.duration();
-    let sink: Arc<dyn LineSink> = Arc::new(Sink(observer));
+    let sink = observer.lines();
     // On the heap: it is kilobytes, and the task around it is moved several times.
     let guest = Box::pin(call(
         engine.clone(),
@@ -300,42 +170,25 @@ async fn live(
         vitals.clone(),
         sink.clone(),
     ));
-    let metered = Metered {
-        guest: Some(guest),
-        vitals: &vitals,
-        engine: &engine,
-        place: slot.place(),
-    };
-    let outcome = match tokio::time::timeout_at(deadline, metered).await {
-        Err(_) => {
-            explain(sink, &over(limits::WALL.name, "wall time"));
-            Outcome::WallLimit
-        }
-        Ok(End::OverBudget) => {
-            explain(sink, &over(limits::CPU.name, "CPU time"));
-            Outcome::CpuLimit
-        }
-        Ok(End::Panicked) => Outcome::Internal,
-        Ok(End::Returned(Ok(()))) => Outcome::Ok,
-        Ok(End::Returned(Err(error))) => {
-            let (outcome, text) = judge(&error, &vitals);
-            explain(sink, &text);
-            outcome
-        }
-    };
+    let metered = Metered::new(guest, &vitals, &engine, slot.place());
+    let end = tokio::time::timeout_at(deadline, metered).await;
+    let (outcome, text) = end.unwrap_or(End::Late).judge(&vitals);
+    if let Some(text) = text {
+        explain(sink, &text);
+    }
     epilogue.outcome = blame(outcome, epilogue.incoming.failure());
     epilogue.outcome
 }
 
 /// Tells the app's owner.
-fn explain(sink: Arc<dyn LineSink>, text: &str) {
+pub(crate) fn explain(sink: Arc<dyn LineSink>, text: &str) {
     let lines = Lines::new(sink, LogStream::Platform);
     lines.write(text.as_bytes());
     lines.finish();
 }
 
 /// The outcome, unless what the guest met was its caller's doing: a request body that breaks off is no app's failure.
-fn blame(outcome: Outcome, body: Option<BodyError>) -> Outcome {
+pub(crate) fn blame(outcome: Outcome, body: Option<BodyError>) -> Outcome {
     let whoever = matches!(
         outcome,
         Outcome::Ok | Outcome::Trap | Outcome::NoResponse | Outcome::BadResponse
@@ -347,14 +200,6 @@ fn blame(outcome: Outcome, body: Option<BodyError>) -> Outcome {
             BodyError::Malformed => Outcome::BadRequest,
         },
         _ => outcome,
-    }
-}
-
-struct Sink(Arc<dyn Observer>);
-
-impl LineSink for Sink {
-    fn line(&self, stream: LogStream, text: &str) {
-        self.0.line(stream, text);
     }
 }
 
@@ -433,7 +278,7 @@ async fn call(
 }
 
 /// A request as its guest is handed it.
-fn new_request(parts: http::request::Parts, facts: Facts, body: Incoming) -> NewRequest {
+pub(crate) fn new_request(parts: http::request::Parts, facts: Facts, body: Incoming) -> NewRequest {
     NewRequest {
         parts,
         scheme: facts.scheme,
@@ -443,7 +288,7 @@ fn new_request(parts: http::request::Parts, facts: Facts, body: Incoming) -> New
 }
 
 /// A store with every limit armed.
-fn store(wasm: &wasmtime::Engine, context: Context) -> Store<Context> {
+pub(crate) fn store(wasm: &wasmtime::Engine, context: Context) -> Store<Context> {
     let mut store = Store::new(wasm, context);
     store.limiter(|context| &mut context.memory);
     store.set_hostcall_fuel(limits::HOST_CALL_COPY.default.as_usize());
@@ -474,58 +319,6 @@ fn check_exit(returned: wasmtime::Result<()>) -> wasmtime::Result<()> {
             None => Err(error),
         },
         Ok(()) => Ok(()),
-    }
-}
-
-/// Polls a guest in turns whose CPU time is counted.
-struct Metered<'a, F> {
-    /// Dropped with its store as soon as the guest has ended.
-    guest: Option<Pin<Box<F>>>,
-    vitals: &'a Vitals,
-    engine: &'a Engine,
-    place: Place<'a>,
-}
-
-enum End {
-    Returned(wasmtime::Result<()>),
-    OverBudget,
-    Panicked,
-}
-
-impl<F: Future<Output = wasmtime::Result<()>>> Future for Metered<'_, F> {
-    type Output = End;
-
-    fn poll(self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<End> {
-        let this = self.get_mut();
-        let long = this.vitals.is_long();
-        if this.place.poll_turn(long, context).is_pending() {
-            return Poll::Pending;
-        }
-        let _running = this.engine.ticker().running();
-        this.vitals.begin_turn();
-        let polled = catch_unwind(AssertUnwindSafe(|| {
-            let guest = this
-                .guest
-                .as_mut()
-                .expect("a guest that has ended is not polled again");
-            let polled = guest.as_mut().poll(context);
-            if polled.is_ready() {
-                this.guest = None;
-            }
-            polled
-        }));
-        this.place.took(this.vitals.end_turn());
-        let end = match polled {
-            Ok(Poll::Pending) if !this.vitals.over_budget() => return Poll::Pending,
-            Ok(Poll::Pending) => End::OverBudget,
-            Ok(Poll::Ready(returned)) => return Poll::Ready(End::Returned(returned)),
-            Err(_) => End::Panicked,
-        };
-        // What a panic left behind may panic again.
-        if catch_unwind(AssertUnwindSafe(|| this.guest = None)).is_err() {
-            return Poll::Ready(End::Panicked);
-        }
-        Poll::Ready(end)
     }
 }
 

@@ -10,7 +10,7 @@ use capabilities::http::{Answer, Outgoing};
 use model::limits;
 use tokio::sync::oneshot;
 use wasmtime::Store;
-use wasmtime::component::{Accessor, ComponentExportIndex, InstancePre, Resource};
+use wasmtime::component::{Accessor, ComponentExportIndex, InstancePre, Resource, TypedFunc};
 use wasmtime_wasi_io::IoView as _;
 
 use crate::context::Context;
@@ -24,15 +24,7 @@ pub async fn serve(
     request: NewRequest,
     told: oneshot::Sender<Answer>,
 ) -> wasmtime::Result<()> {
-    let began = Instant::now();
-    let table = store.concurrent_resource_table();
-    table
-        .expect("the engine has concurrency")
-        .set_max_capacity(limits::TASKS.default as usize);
-    let instance = pre.instantiate_async(&mut store).await?;
-    store.data().vitals.instantiated_in(began.elapsed());
-    let handle =
-        instance.get_typed_func::<(Resource<Request>,), (Returned,)>(&mut store, function)?;
+    let handle = instantiate(&mut store, pre, function).await?;
     let request = offer(store.data_mut().table(), request)?;
     let work = async |accessor: &Accessor<Context>| {
         let (returned,) = handle.call_concurrent(accessor, (request,)).await?;
@@ -50,6 +42,25 @@ pub async fn serve(
         }
     };
     store.run_concurrent(work).await?
+}
+
+/// A service's handler.
+pub type Handle = TypedFunc<(Resource<Request>,), (Returned,)>;
+
+/// Makes the instance, in a store that holds no more of tasks and streams than it may.
+pub async fn instantiate(
+    store: &mut Store<Context>,
+    pre: &InstancePre<Context>,
+    function: &ComponentExportIndex,
+) -> wasmtime::Result<Handle> {
+    let began = Instant::now();
+    let table = store.concurrent_resource_table();
+    table
+        .expect("the engine has concurrency")
+        .set_max_capacity(limits::TASKS.default as usize);
+    let instance = pre.instantiate_async(&mut *store).await?;
+    store.data().vitals.instantiated_in(began.elapsed());
+    instance.get_typed_func(&mut *store, function)
 }
 
 /// Whether the body came to its end. What a guest wrote last is taken in the rounds of the event loop that follow its

@@ -14,6 +14,11 @@ use crate::turns::TURN_NS;
 pub struct Vitals {
     budget_ns: AtomicU64,
     used_ns: AtomicU64,
+    /// From how much on the guest waits for turns.
+    long_ns: AtomicU64,
+    /// Requests that share what is used, and how much each of them had of it in all.
+    sharers: AtomicU64,
+    shared_ns: AtomicU64,
     turn: Turn,
     over_budget: AtomicBool,
     memory_denied: AtomicBool,
@@ -26,6 +31,9 @@ impl Vitals {
         Self {
             budget_ns: AtomicU64::new(limits.cpu.0.saturating_mul(1_000_000)),
             used_ns: AtomicU64::new(0),
+            long_ns: AtomicU64::new(TURN_NS),
+            sharers: AtomicU64::new(0),
+            shared_ns: AtomicU64::new(0),
             turn: Turn::default(),
             over_budget: AtomicBool::new(false),
             memory_denied: AtomicBool::new(false),
@@ -41,7 +49,7 @@ impl Vitals {
 
     /// Whether the guest has used enough to wait for a turn before it runs again.
     pub fn is_long(&self) -> bool {
-        self.used_ns.load(Relaxed) >= TURN_NS
+        self.used_ns.load(Relaxed) >= self.long_ns.load(Relaxed)
     }
 
     /// The guest has stopped running; says for how long it ran. See [`Self::over_budget`] for whether it may again.
@@ -49,6 +57,9 @@ impl Vitals {
         let turn = self.turn.cpu_ns();
         let used = self.used_ns.load(Relaxed) + turn;
         self.used_ns.store(used, Relaxed);
+        if let Some(each) = turn.checked_div(self.sharers.load(Relaxed)) {
+            self.shared_ns.fetch_add(each, Relaxed);
+        }
         if used > self.budget_ns.load(Relaxed) {
             self.over_budget.store(true, Relaxed);
         }
@@ -74,6 +85,32 @@ impl Vitals {
         let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let left = self.budget_ns.load(Relaxed).saturating_sub(ns);
         self.budget_ns.store(left, Relaxed);
+    }
+
+    /// Another request shares the instance from now on, and brings a budget. The first after a rest begins anew.
+    pub fn join(&self, budget_ns: u64) {
+        if self.sharers.fetch_add(1, Relaxed) == 0 {
+            self.used_ns.store(0, Relaxed);
+            self.budget_ns.store(budget_ns, Relaxed);
+            self.long_ns.store(TURN_NS, Relaxed);
+        } else {
+            self.budget_ns.fetch_add(budget_ns, Relaxed);
+            self.long_ns.fetch_add(TURN_NS, Relaxed);
+        }
+    }
+
+    /// One of the requests is over and takes along what it left of its budget; the last leaves it for what its guest
+    /// does afterwards.
+    pub fn leave(&self, left_ns: u64) {
+        if self.sharers.fetch_sub(1, Relaxed) > 1 {
+            let budget = self.budget_ns.load(Relaxed).saturating_sub(left_ns);
+            self.budget_ns.store(budget, Relaxed);
+        }
+    }
+
+    /// What each request that shared the instance from the beginning on would have had of what was used.
+    pub fn shared_ns(&self) -> u64 {
+        self.shared_ns.load(Relaxed)
     }
 
     pub fn over_budget(&self) -> bool {

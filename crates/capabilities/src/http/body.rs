@@ -147,13 +147,19 @@ struct OutgoingState {
     discarding: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
-    /// Who waits for [`Outgoing::poll_taken`].
-    onlooker: Option<Waker>,
+    /// Who waits for [`Outgoing::poll_taken`]: the guest, and who has it run.
+    onlookers: [Option<Waker>; 2],
     /// Counted for its guest as long as there is a body.
     _memory: Option<Held>,
 }
 
 impl OutgoingState {
+    fn tell_onlookers(&mut self) {
+        for onlooker in &mut self.onlookers {
+            wake(onlooker.take());
+        }
+    }
+
     /// What waits, with what it costs to hold it: a guest may write byte by byte.
     fn held(&self) -> usize {
         self.waiting + self.chunks.len() * 64
@@ -210,7 +216,7 @@ impl Outgoing {
             discarding: false,
             reader: None,
             writer: None,
-            onlooker: None,
+            onlookers: [None, None],
             _memory: memory,
         })))
     }
@@ -277,7 +283,7 @@ impl Outgoing {
             wake(state.reader.take());
             wake(state.writer.take());
             if state.failed || state.discarding {
-                wake(state.onlooker.take());
+                state.tell_onlookers();
             }
         }
     }
@@ -289,7 +295,17 @@ impl Outgoing {
         if matches!(state.end, End::Told) || state.failed || state.reader_gone || discarded {
             return Poll::Ready(!(state.failed || state.lost));
         }
-        state.onlooker = Some(context.waker().clone());
+        let waker = context.waker();
+        let known =
+            |slot: &&mut Option<Waker>| slot.as_ref().is_none_or(|own| own.will_wake(waker));
+        match state.onlookers.iter_mut().find(known) {
+            Some(slot) => *slot = Some(waker.clone()),
+            // One of the others waits no longer; both look again.
+            None => {
+                state.tell_onlookers();
+                state.onlookers[0] = Some(waker.clone());
+            }
+        }
         Poll::Pending
     }
 
@@ -376,7 +392,7 @@ impl http_body::Body for OutgoingReader {
             // The last chunk and the end are told at once, so that the reader need not ask again.
             if state.chunks.is_empty() && matches!(state.end, End::Finished(None)) {
                 state.end = End::Told;
-                wake(state.onlooker.take());
+                state.tell_onlookers();
             }
             return Poll::Ready(Some(Ok(Frame::data(chunk))));
         }
@@ -387,7 +403,7 @@ impl http_body::Body for OutgoingReader {
                 Poll::Pending
             }
             End::Finished(trailers) => {
-                wake(state.onlooker.take());
+                state.tell_onlookers();
                 Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))))
             }
             End::Told => Poll::Ready(None),
@@ -415,7 +431,7 @@ impl Drop for OutgoingReader {
         state.chunks.clear();
         state.waiting = 0;
         wake(state.writer.take());
-        wake(state.onlooker.take());
+        state.tell_onlookers();
     }
 }
 

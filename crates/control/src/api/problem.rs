@@ -318,6 +318,7 @@ impl From<VersionError> for Refused {
             VersionError::NoTenant(_) => (404, "tenant-not-found"),
             VersionError::OtherName { .. } => (422, "name-mismatch"),
             VersionError::Manifest(_) => (422, "manifest-refused"),
+            VersionError::NoReuse => (422, "reuse-refused"),
             VersionError::NoArtifact(_) => (422, "artifact-missing"),
             VersionError::TooManyApps(_) => (409, "too-many-apps"),
             VersionError::NotGranted(_) => (422, "import-not-granted"),

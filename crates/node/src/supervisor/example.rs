@@ -26,6 +26,7 @@ pub fn entry(app: u64, version: u32) -> Arc<Entry> {
         grant: Default::default(),
         limits: AppLimits::default(),
         reply: Replies::default(),
+        reuse: None,
     })
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use http::header::HeaderValue;
 use http::{Method, Uri};
 use model::{LogStream, Outcome, Usage};
-use runtime::{Ended, Observer};
+use runtime::{Ended, LineSink, Observer};
 
 use super::line::Done;
 use super::report::Report;
@@ -93,7 +93,7 @@ impl Exchange {
 
     /// Tells the app's owner why.
     pub fn explain(&self, text: &str) {
-        self.line(LogStream::Platform, text);
+        self.lines().line(LogStream::Platform, text);
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
@@ -101,10 +101,27 @@ impl Exchange {
     }
 }
 
-impl Observer for Exchange {
+/// What is said about a request, by its guest or about it; it may come when the request is over.
+struct Voice {
+    id: RequestId,
+    app: Arc<App>,
+    report: Arc<Report>,
+}
+
+impl LineSink for Voice {
     fn line(&self, stream: LogStream, text: &str) {
         let served = self.report.served(&self.app);
         self.report.output(served, &self.id, stream, text);
+    }
+}
+
+impl Observer for Exchange {
+    fn lines(&self) -> Arc<dyn LineSink> {
+        Arc::new(Voice {
+            id: self.id,
+            app: self.app.clone(),
+            report: self.report.clone(),
+        })
     }
 
     fn ended(&self, ended: Ended) {
@@ -173,6 +190,7 @@ mod tests {
             grant: Grants::default(),
             limits: AppLimits::default(),
             reply: Replies::default(),
+            reuse: None,
         };
         let exchange = Arc::new(Exchange::begin(
             &report,

@@ -151,6 +151,7 @@ mod tests {
             grant: Grants::default(),
             limits: AppLimits::default(),
             reply: Replies::default(),
+            reuse: None,
         };
         Served::new(&entry, Arc::new(Tally::new(entry.id.clone())))
     }

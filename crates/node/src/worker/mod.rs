@@ -38,7 +38,7 @@ use std::time::{Duration, Instant};
 
 use model::pipe::{Certificate, Ending, ToSupervisor, ToWorker, WorkerSettings};
 use model::{Change, Digest, Generation, Millis, limits};
-use runtime::{Code, Engine, EngineError, Pool, PoolSettings};
+use runtime::{Code, Engine, EngineError, Instances, Pool, PoolSettings};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use tokio::runtime::LocalOptions;
@@ -164,6 +164,7 @@ fn begin(settings: &WorkerSettings, outbox: Outbox) -> Result<Worker, WorkerErro
     Ok(Worker {
         engine,
         pool: Pool::new(settings.slots, settings.tenant_slots),
+        instances: Instances::default(),
         forwarded: if settings.trust_forwarded {
             Forwarded::Believed
         } else {
@@ -333,6 +334,7 @@ async fn drain(worker: Rc<Worker>, grace: Millis, ending: Ending) {
         worker.connections.fewer_than(1).await;
         // A guest may go on after its reply, within its limits.
         while worker.pool.live() > 0 {
+            worker.instances.shed();
             tokio::time::sleep(DRAIN_LOOK).await;
         }
     };

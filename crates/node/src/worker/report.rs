@@ -297,6 +297,7 @@ mod tests {
             grant: Grants::default(),
             limits: AppLimits::default(),
             reply: Replies::default(),
+            reuse: None,
         });
         App {
             entry,

@@ -10,8 +10,8 @@ use http::request::Parts;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use model::pipe::ToSupervisor;
-use model::{Host, Outcome};
-use runtime::{Code, Engine, Facts, Invocation, Pool, ReplyBody};
+use model::{Host, Outcome, TenantName};
+use runtime::{Code, Engine, Facts, Instances, Invocation, Overloaded, Pool, ReplyBody, Slot};
 
 use super::compress::{Agreed, Places};
 use super::connections::{Connections, Link};
@@ -30,6 +30,7 @@ use super::upload;
 pub struct Worker {
     pub engine: Engine,
     pub pool: Pool,
+    pub instances: Instances,
     pub forwarded: Forwarded,
     pub table: RefCell<Table>,
     /// Whose apps answer requests for hosts that no app has.
@@ -109,8 +110,8 @@ async fn invoke(
     incoming: Incoming,
 ) -> Result<Response<ReplyBody>, Outcome> {
     let entry = &exchange.app.entry;
-    let slot = worker.pool.acquire(&entry.id.tenant).await;
-    let slot = slot.map_err(|_| Outcome::Overloaded)?;
+    let slot = slot(worker, &entry.id.tenant).await;
+    let slot = slot.map_err(|Overloaded| Outcome::Overloaded)?;
     let code = code(worker, exchange).await?;
     let scheme = link
         .ends
@@ -133,7 +134,16 @@ async fn invoke(
         slot,
         began: exchange.began,
     };
-    runtime::run(&worker.engine, invocation).await
+    runtime::run(&worker.engine, &worker.instances, invocation).await
+}
+
+/// A slot; where none is free, instances that only wait for requests make way.
+async fn slot(worker: &Worker, tenant: &TenantName) -> Result<Slot, Overloaded> {
+    if let Some(slot) = worker.pool.take(tenant) {
+        return Ok(slot);
+    }
+    worker.instances.shed();
+    worker.pool.acquire(tenant).await
 }
 
 /// The app's code, loaded if it must be.

@@ -289,6 +289,7 @@ mod tests {
             grant: Grants::default(),
             limits: AppLimits::default(),
             reply: Replies::default(),
+            reuse: None,
         })
     }
 

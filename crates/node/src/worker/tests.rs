@@ -186,6 +186,7 @@ fn put(app: &str, version: u32, wasm: &str) -> Change {
             ..AppLimits::default()
         },
         reply: Replies::default(),
+        reuse: None,
     }))
 }
 

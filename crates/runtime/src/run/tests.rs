@@ -14,13 +14,22 @@ use crate::{Pool, PoolSettings};
 
 #[derive(Default)]
 struct Notes {
-    lines: Mutex<Vec<String>>,
+    lines: Arc<Said>,
     ended: Mutex<Option<Ended>>,
 }
 
-impl Observer for Notes {
+#[derive(Default)]
+struct Said(Mutex<Vec<String>>);
+
+impl LineSink for Said {
     fn line(&self, _: LogStream, text: &str) {
-        self.lines.lock().unwrap().push(text.to_owned());
+        self.0.lock().unwrap().push(text.to_owned());
+    }
+}
+
+impl Observer for Notes {
+    fn lines(&self) -> Arc<dyn LineSink> {
+        self.lines.clone()
     }
     fn ended(&self, ended: Ended) {
         assert!(
@@ -78,6 +87,7 @@ async fn trial(wat: &str, limits: AppLimits) -> (Result<String, Outcome>, Ended,
         grant: Grants::default(),
         limits,
         reply: Replies::default(),
+        reuse: None,
     };
     let local = tokio::task::LocalSet::new();
     let reply = local
@@ -97,7 +107,7 @@ async fn trial(wat: &str, limits: AppLimits) -> (Result<String, Outcome>, Ended,
                 observer: notes.clone(),
                 began: Instant::now(),
             };
-            let response = run(&engine, invocation).await?;
+            let response = run(&engine, &Instances::default(), invocation).await?;
             let body = response
                 .into_body()
                 .collect()
@@ -114,7 +124,7 @@ async fn trial(wat: &str, limits: AppLimits) -> (Result<String, Outcome>, Ended,
         .unwrap()
         .take()
         .expect("the end was told");
-    let lines = std::mem::take(&mut *notes.lines.lock().unwrap());
+    let lines = std::mem::take(&mut *notes.lines.0.lock().unwrap());
     (reply, ended, lines)
 }
 

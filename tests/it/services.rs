@@ -1,0 +1,261 @@
+//! Services of `wasi:http` 0.3: what they may that others may not, and what holds for them as for all. Their bodies,
+//! trailers, early replies and disconnects are tested with those of 0.2 (`bodies`, `http2`).
+
+use std::time::Duration;
+
+use model::Outcome;
+use tests::{Connection, Guest, Platform, eventually, guest, manifest_of};
+
+fn service(name: &'static str) -> Vec<u8> {
+    Guest::Service(name).bytes()
+}
+
+/// Waits for a line of the app's log that holds `text`.
+fn logged(platform: &Platform, app: &str, text: &str) {
+    let path = format!("tenants/default/apps/{app}/logs");
+    eventually(&format!("`{app}` logs `{text}`"), || {
+        let logs = platform.api.get(&path).reply.text();
+        logs.contains(text).then_some(())
+    });
+}
+
+#[test]
+fn what_an_upload_is_is_said_before_and_after_it_is_deployed() {
+    let platform = Platform::start();
+    let path = Guest::Service("hello").path();
+    let inspected = platform.run(&["inspect", path.to_str().unwrap()]);
+    inspected.exits(0).says("`wasi:http` 0.3");
+    platform.deploy("hello", &service("hello"));
+    platform.get("hello", "/").is(200).says("Hello, Midge!\n");
+    let versions = platform.api.get("tenants/default/apps/hello/versions");
+    let text = versions.reply.text();
+    assert!(text.contains("\"http-service\""), "{text}");
+}
+
+#[test]
+fn each_request_has_an_instance_of_its_own() {
+    let platform = Platform::start();
+    platform.deploy("count", &service("count"));
+    for _ in 0..20 {
+        platform.get("count", "/").is(200).says("1");
+    }
+}
+
+#[test]
+fn a_guest_works_on_after_its_reply_and_hears_what_became_of_it() {
+    let platform = Platform::start();
+    platform.deploy("afterwards", &service("afterwards"));
+    platform.get("afterwards", "/50").is(200).says("for now");
+    logged(&platform, "afterwards", "afterwards: Ok(())");
+}
+
+#[test]
+fn work_after_a_reply_is_within_the_limits() {
+    let platform = Platform::start();
+    platform.deploy("burn", &service("burn"));
+    let reply = platform.get("burn", "/after/100000000").is(200);
+    assert_eq!(reply.text(), "to be burnt\n");
+    logged(&platform, "burn", "\"cpu-limit\"");
+    platform.deploy_with("slow", &service("afterwards"), "[limits]\nwall = '300ms'");
+    platform.get("slow", "/60000").is(200).says("for now");
+    logged(&platform, "slow", "\"wall-limit\"");
+    eventually("no instance is left", || {
+        (platform.metric("midge_live_instances") == 0.0).then_some(())
+    });
+}
+
+/// G27, G30, G31
+#[test]
+fn a_reply_of_a_service_is_framed_as_it_says_or_is_none() {
+    let platform = Platform::start();
+    platform.deploy("framing", &service("framing"));
+    let get = |path: &str| platform.get("framing", path);
+    get("/200/5?5").is(200).says("xxxxx");
+    get("/200/5").is(200).says("xxxxx");
+    get("/204/0").is(204).says("");
+    get("/304/none").is(304).says("");
+    get("/200/none").is(200).says("");
+    for lengths in ["5&5", "5&6", "%2B5", "-1", "5,5", "0x5"] {
+        get(&format!("/200/5?{lengths}"))
+            .is(502)
+            .fails("bad-response");
+    }
+    // Statuses that are none are not taken.
+    for status in [0, 99, 101, 199, 600, 65_535] {
+        get(&format!("/{status}/5")).is(200).says("xxxxx");
+    }
+    for path in ["/200/5?6", "/200/6?5", "/200/fail"] {
+        let mut connection = platform.connect("framing");
+        connection.send_head("GET", path, "").unwrap();
+        let head = connection.head().unwrap();
+        assert_eq!(head.status, 200, "{path}");
+        let cut = connection.body("GET", &head, &mut Vec::new());
+        assert!(cut.is_err(), "{path} is no whole reply");
+    }
+}
+
+/// G22
+#[test]
+fn streams_futures_and_tasks_have_an_end() {
+    let platform = Platform::configured("workers = 1");
+    platform.deploy("hello", &guest("hello"));
+    platform.deploy_with(
+        "tasks",
+        &service("tasks"),
+        "[limits]\ncpu = '5s'\nmemory = '256MiB'",
+    );
+    let worker = platform.workers()[0];
+    for what in ["streams", "futures", "tasks"] {
+        let before = tests::private_bytes(worker);
+        let status = platform.get("tasks", &format!("/{what}")).status();
+        assert!([500, 503].contains(&status), "{what}: {status}");
+        let held = tests::private_bytes(worker).saturating_sub(before);
+        assert!(held < 64 << 20, "{what}: {held} bytes");
+        platform.get("hello", "/").is(200);
+    }
+    assert_eq!(platform.workers(), [worker]);
+}
+
+/// G36
+#[test]
+fn a_service_reaches_no_one() {
+    let platform = Platform::start();
+    platform.deploy("outbound", &service("outbound"));
+    let said = platform.get("outbound", "/").is(200).text();
+    assert!(said.contains("HttpRequestDenied"), "{said}");
+}
+
+const REUSE: &str = "[reuse]\nidle = '10s'";
+
+/// The numbers that so many requests, one after the other, are answered with.
+fn numbers(platform: &Platform, app: &str, requests: usize) -> Vec<u64> {
+    let mut connection = platform.connect(app);
+    let mut number = || {
+        let text = connection.get("/").unwrap().is(200).text();
+        text.parse().unwrap()
+    };
+    (0..requests).map(|_| number()).collect()
+}
+
+#[test]
+fn an_instance_answers_as_many_requests_as_its_app_asks_for() {
+    let platform = Platform::configured("workers = 1");
+    let reuse = "[reuse]\nrequests = 3\nidle = '10s'";
+    platform.deploy_with("count", &service("count"), reuse);
+    assert_eq!(numbers(&platform, "count", 7), [1, 2, 3, 1, 2, 3, 1]);
+    logged(&platform, "count", "met 3");
+}
+
+#[test]
+fn an_instance_is_never_another_apps_or_versions() {
+    let platform = Platform::configured("workers = 1");
+    platform.deploy_with("one", &service("count"), REUSE);
+    platform.deploy_with("two", &service("count"), REUSE);
+    assert_eq!(numbers(&platform, "one", 3), [1, 2, 3]);
+    assert_eq!(numbers(&platform, "two", 2), [1, 2]);
+    platform.deploy_with("one", &service("count"), REUSE);
+    assert_eq!(numbers(&platform, "one", 2), [1, 2]);
+    assert_eq!(numbers(&platform, "two", 1), [3]);
+}
+
+#[test]
+fn an_idle_instance_goes() {
+    let platform = Platform::configured("workers = 1");
+    platform.deploy_with("count", &service("count"), "[reuse]\nidle = '100ms'");
+    assert_eq!(numbers(&platform, "count", 2), [1, 2]);
+    eventually("no instance is left", || {
+        (platform.metric("midge_live_instances") == 0.0).then_some(())
+    });
+    assert_eq!(numbers(&platform, "count", 2), [1, 2]);
+}
+
+#[test]
+fn idle_instances_make_way_for_others() {
+    let platform = Platform::configured("workers = 1\nslots = 4\ntenant-slots = 4");
+    for app in ["a", "b", "c", "d"] {
+        platform.deploy_with(app, &service("count"), REUSE);
+        assert_eq!(numbers(&platform, app, 1), [1]);
+    }
+    platform.deploy("hello", &guest("hello"));
+    platform.get("hello", "/").is(200);
+}
+
+/// Sends a request and does not wait for its reply.
+fn begin(platform: &Platform, app: &str, path: &str) -> Connection {
+    let mut connection = platform.connect(app);
+    connection.send_head("GET", path, "").unwrap();
+    connection
+}
+
+#[test]
+fn an_instance_answers_several_requests_at_once() {
+    let platform = Platform::configured("workers = 1");
+    let reuse = "[reuse]\nconcurrent = 2\nidle = '10s'";
+    platform.deploy_with("count", &service("count"), reuse);
+    let mut waiting: Vec<_> = (0..3).map(|_| begin(&platform, "count", "/500")).collect();
+    let mut numbers: Vec<_> = waiting
+        .iter_mut()
+        .map(|connection| connection.reply("GET").unwrap().is(200).text())
+        .collect();
+    numbers.sort();
+    // Two shared one, the third had one of its own.
+    assert_eq!(numbers, ["1", "1", "2"]);
+}
+
+#[test]
+fn what_fails_in_an_instance_ends_it_and_all_that_it_answers() {
+    let platform = Platform::configured("workers = 1");
+    platform.deploy_with("count", &service("count"), REUSE);
+    platform.deploy("hello", &guest("hello"));
+    for (path, code, status) in [("/trap", "trap", 500), ("/spin", "cpu-limit", 503)] {
+        assert_eq!(numbers(&platform, "count", 1), [1]);
+        let mut beside = begin(&platform, "count", "/60000");
+        eventually("it has begun", || {
+            let live = platform.metric("midge_live_instances");
+            (live == 1.0).then_some(())
+        });
+        platform.get("count", path).is(status).fails(code);
+        beside.reply("GET").unwrap().is(status).fails(code);
+        platform.get("hello", "/").is(200);
+    }
+    assert_eq!(numbers(&platform, "count", 2), [1, 2]);
+}
+
+#[test]
+fn a_request_that_is_given_up_costs_its_instance_the_next() {
+    let platform = Platform::configured("workers = 1");
+    platform.deploy_with("count", &service("count"), REUSE);
+    assert_eq!(numbers(&platform, "count", 2), [1, 2]);
+    drop(begin(&platform, "count", "/60000"));
+    logged(
+        &platform,
+        "count",
+        &format!("\"{}\"", Outcome::ClientGone.code()),
+    );
+    assert_eq!(numbers(&platform, "count", 2), [1, 2]);
+}
+
+#[test]
+fn a_request_that_takes_too_long_ends_in_time_and_no_other_with_it() {
+    let platform = Platform::configured("workers = 1");
+    let manifest = format!("[limits]\nwall = '1s'\n{REUSE}");
+    platform.deploy_with("count", &service("count"), &manifest);
+    let mut late = begin(&platform, "count", "/60000");
+    std::thread::sleep(Duration::from_millis(500));
+    let mut other = begin(&platform, "count", "/700");
+    late.reply("GET").unwrap().is(504).fails("wall-limit");
+    other.reply("GET").unwrap().is(200).says("2");
+    assert_eq!(numbers(&platform, "count", 1), [1]);
+    let mut cut = begin(&platform, "count", "/late/60000");
+    let head = cut.head().unwrap();
+    assert_eq!(head.status, 200);
+    assert!(cut.body("GET", &head, &mut Vec::new()).is_err());
+}
+
+#[test]
+fn only_services_may_be_reused() {
+    let platform = Platform::start();
+    let manifest = manifest_of("hello", "[reuse]");
+    let answer = platform.api.publish_or_refuse(&manifest, &guest("hello"));
+    answer.refuses(422, "reuse-refused", "services of `wasi:http` 0.3");
+}

@@ -31,6 +31,7 @@ mod requests;
 mod revisions;
 mod services;
 mod siege;
+mod telemetry;
 mod tenants;
 mod tls;
 mod tokens;

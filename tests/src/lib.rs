@@ -4,6 +4,7 @@
 
 mod api;
 mod client;
+pub mod collector;
 mod command_line;
 mod dev;
 mod guest;

@@ -39,6 +39,8 @@ pub struct Settings {
     pub flags: Vec<String>,
     /// Environment variables beyond those that every test has.
     pub environment: Vec<(String, String)>,
+    /// What takes its standard output, instead of the log of the test.
+    pub stdout: Option<PathBuf>,
     /// The core that the platform stays on.
     pub core: Option<usize>,
 }
@@ -417,8 +419,12 @@ fn begin(folder: &Path, settings: &Settings) -> Result<(Child, String, Duration)
         .arg(&ready);
     command.args(&settings.flags);
     command.envs(settings.environment.iter().cloned());
+    let stdout = match &settings.stdout {
+        Some(path) => File::options().append(true).open(path),
+        None => log.try_clone(),
+    };
     command
-        .stdout(log.try_clone().expect("a descriptor can be copied"))
+        .stdout(stdout.expect("standard output can be opened"))
         .stderr(log);
     let core = settings.core;
     // SAFETY: `prctl` and `sched_setaffinity` are safe to call between fork and exec.

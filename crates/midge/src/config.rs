@@ -6,8 +6,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use http::Uri;
+use http::uri::Scheme;
 use model::limits::{self, Limit};
+use model::trace::SampleRatio;
 use model::{AppLimits, Host, Millis, Size};
+use node::{LogOutputs, OtlpSettings};
 use serde::Deserialize;
 
 use crate::certificates::CertificateFiles;
@@ -103,6 +107,8 @@ struct File {
     tls: FileTls,
     #[serde(default)]
     control: FileControl,
+    #[serde(default)]
+    telemetry: FileTelemetry,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -143,6 +149,25 @@ struct FileControl {
     open_metrics: Option<bool>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct FileTelemetry {
+    otlp: Option<String>,
+    traces: Option<f64>,
+    metrics: Option<bool>,
+    metrics_every: Option<Millis>,
+    logs: Option<Vec<LogOutput>>,
+}
+
+/// Where log lines go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum LogOutput {
+    File,
+    Stdout,
+    Otlp,
+}
+
 /// Everything the platform is started with, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
@@ -159,6 +184,15 @@ pub struct Settings {
     pub ceiling: AppLimits,
     pub node: Node,
     pub control: Control,
+    pub telemetry: Telemetry,
+}
+
+/// What leaves the platform for those who watch it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Telemetry {
+    pub logs: LogOutputs,
+    /// The collector, if there is one.
+    pub otlp: Option<OtlpSettings>,
 }
 
 /// Where apps answer.
@@ -374,14 +408,95 @@ fn resolve(flags: Flags, file: File, machine: Machine) -> Result<Settings, Failu
             wasm: limited(&limits::WASM, file.control.wasm)?,
             open_metrics: file.control.open_metrics.unwrap_or(false),
         },
+        telemetry: telemetry(file.telemetry)?,
     })
+}
+
+/// What leaves the platform, and where to.
+fn telemetry(file: FileTelemetry) -> Result<Telemetry, Failure> {
+    let logs = file.logs.unwrap_or_else(|| vec![LogOutput::File]);
+    let goes_to = |output: LogOutput| logs.contains(&output);
+    let outputs = LogOutputs {
+        files: goes_to(LogOutput::File),
+        stdout: goes_to(LogOutput::Stdout),
+    };
+    let Some(address) = file.otlp else {
+        let homeless = [
+            ("`telemetry.traces` is", file.traces.is_some()),
+            ("`telemetry.metrics` is", file.metrics.is_some()),
+            ("`telemetry.metrics-every` is", file.metrics_every.is_some()),
+            ("\"otlp\" in `telemetry.logs` is", goes_to(LogOutput::Otlp)),
+        ];
+        return match homeless.iter().find(|(_, set)| *set) {
+            Some((what, _)) => Err(unusable(
+                &format!("{what} set, and `telemetry.otlp` names no collector"),
+                "name one, such as `otlp = \"http://127.0.0.1:4318\"`",
+            )),
+            None => Ok(Telemetry {
+                logs: outputs,
+                otlp: None,
+            }),
+        };
+    };
+    let ratio = |share: f64| {
+        SampleRatio::try_from(share).map_err(|error| {
+            let hint = "0 traces only requests whose `traceparent` asks for it; leave `traces` out for none";
+            unusable(&format!("`telemetry.traces`: {error}"), hint)
+        })
+    };
+    let every = limited(&limits::METRICS_EVERY, file.metrics_every)?;
+    let otlp = OtlpSettings {
+        collector: collector(&address)?,
+        traces: file.traces.map(ratio).transpose()?,
+        metrics: file.metrics.unwrap_or(true).then_some(every),
+        logs: goes_to(LogOutput::Otlp),
+    };
+    Ok(Telemetry {
+        logs: outputs,
+        otlp: Some(otlp),
+    })
+}
+
+/// The address of a collector: `http`, a host, and perhaps a port and a path.
+fn collector(address: &str) -> Result<Uri, Failure> {
+    let refused = |why: &str| {
+        unusable(
+            &format!("`telemetry.otlp` is `{address}`: {why}"),
+            "write the address of a collector that takes OTLP over HTTP, such as `http://127.0.0.1:4318`",
+        )
+    };
+    let uri: Uri = address
+        .parse()
+        .map_err(|error| refused(&format!("{error}")))?;
+    match uri.scheme() {
+        Some(scheme) if *scheme == Scheme::HTTP => {}
+        Some(scheme) if *scheme == Scheme::HTTPS => {
+            return Err(refused(
+                "Midge speaks no TLS to a collector; run one beside it that does, and name that",
+            ));
+        }
+        _ => return Err(refused("it does not begin with `http://`")),
+    }
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    if authority.contains('@') {
+        return Err(refused("it has a user name, and Midge sends none"));
+    }
+    if uri.host().is_none_or(str::is_empty) {
+        return Err(refused("it has no host"));
+    }
+    if uri.query().is_some() {
+        return Err(refused("it has a query, which has no place there"));
+    }
+    Ok(uri)
+}
+
+fn unusable(what: &str, hint: &str) -> Failure {
+    Failure::usage(format!("the configuration cannot be used: {what}")).hint(hint)
 }
 
 /// One is of no use without the other.
 fn check_tls(tls: &Tls) -> Result<(), Failure> {
-    let refused = |what: &str, hint: &str| {
-        Err(Failure::usage(format!("the configuration cannot be used: {what}")).hint(hint))
-    };
+    let refused = |what: &str, hint: &str| Err(unusable(what, hint));
     match (tls.listen.len(), tls.certificates.len()) {
         (0, 0) => Ok(()),
         (_, 0) => refused(
@@ -449,6 +564,8 @@ mod tests {
         assert_eq!(settings.ceiling, AppLimits::CEILING);
         assert!(!settings.node.trust_forwarded && !settings.control.open_metrics);
         assert!(settings.listen.addresses()[0].ip().is_loopback());
+        assert!(settings.telemetry.logs.files && !settings.telemetry.logs.stdout);
+        assert_eq!(settings.telemetry.otlp, None);
     }
 
     #[test]
@@ -479,6 +596,11 @@ mod tests {
             versions-kept = 5
             wasm = "1MiB"
             open-metrics = true
+            [telemetry]
+            otlp = "http://collector:4318/otlp/"
+            traces = 0.25
+            metrics-every = "1m"
+            logs = ["stdout", "otlp"]
         "#;
         let settings = settled(Flags::default(), file).unwrap();
         assert_eq!(settings.data, Path::new("/srv/midge"));
@@ -494,6 +616,12 @@ mod tests {
         assert_eq!(settings.tls.certificates[0].chain, Path::new("a.pem"));
         assert_eq!(settings.node.default_host.unwrap().as_str(), "shop.test");
         assert_eq!(settings.control.wasm, Size::mib(1));
+        let otlp = settings.telemetry.otlp.unwrap();
+        assert_eq!(otlp.collector.to_string(), "http://collector:4318/otlp/");
+        assert_eq!(otlp.traces, SampleRatio::try_from(0.25).ok());
+        assert_eq!((otlp.metrics, otlp.logs), (Some(Millis::secs(60)), true));
+        let outputs = settings.telemetry.logs;
+        assert!(outputs.stdout && !outputs.files);
 
         let flags = Flags {
             data: Some("/tmp/other".into()),
@@ -560,8 +688,66 @@ mod tests {
             "`tls.listen` names no address",
         );
         check("[[tls.certificate]]\nchain = 'a'", "key");
+        let telemetry = |line: &str, part: &str| check(&format!("[telemetry]\n{line}"), part);
+        telemetry(
+            "otlp = 'https://collector'",
+            "Midge speaks no TLS to a collector",
+        );
+        telemetry(
+            "otlp = 'collector:4318'",
+            "it does not begin with `http://`",
+        );
+        telemetry(
+            "otlp = '127.0.0.1:4318'",
+            "`telemetry.otlp` is `127.0.0.1:4318`",
+        );
+        telemetry(
+            "otlp = 'grpc://collector:4317'",
+            "it does not begin with `http://`",
+        );
+        telemetry("otlp = 'http://me:secret@collector'", "a user name");
+        telemetry("otlp = 'http://collector/?key=1'", "a query");
+        telemetry("otlp = ''", "`telemetry.otlp` is ``");
+        telemetry(
+            "traces = 0.1",
+            "`telemetry.traces` is set, and `telemetry.otlp`",
+        );
+        telemetry("metrics = true", "`telemetry.metrics` is set");
+        telemetry(
+            "logs = ['file', 'otlp']",
+            "\"otlp\" in `telemetry.logs` is set",
+        );
+        telemetry("logs = ['syslog']", "syslog");
+        telemetry(
+            "otlp = 'http://a'\ntraces = 1.5",
+            "`telemetry.traces`: 1.5 is no share",
+        );
+        telemetry("otlp = 'http://a'\ntraces = nan", "NaN is no share");
+        telemetry("otlp = 'http://a'\nmetrics-every = '0s'", "may not be zero");
+        telemetry("otlp = 'http://a'\nmetrics-every = '2h'", "at most 1h");
+        telemetry("protocol = 'grpc'", "protocol");
         let many = format!("listen = [{}]", "'127.0.0.1:0',".repeat(17));
         check(&many, "`listen` is 17; at most 16");
+    }
+
+    #[test]
+    fn a_collector_gets_metrics_and_nothing_else_unless_it_is_said() {
+        let check = |more: &str, metrics: Option<Millis>, traces: Option<f64>, logs: bool| {
+            let file = format!("[telemetry]\notlp = 'http://[::1]:4318'\n{more}");
+            let settings = settled(Flags::default(), &file).unwrap();
+            let otlp = settings.telemetry.otlp.unwrap();
+            let found = (otlp.metrics, otlp.traces.map(f64::from), otlp.logs);
+            assert_eq!(found, (metrics, traces, logs), "{more}");
+            assert_eq!(settings.telemetry.logs.files, !logs);
+        };
+        check("", Some(Millis::secs(10)), None, false);
+        check("metrics = false\ntraces = 0", None, Some(0.0), false);
+        check(
+            "traces = 1.0\nlogs = ['otlp']",
+            Some(Millis::secs(10)),
+            Some(1.0),
+            true,
+        );
     }
 
     #[test]

@@ -140,6 +140,8 @@ fn node_settings(
         ticket_keys,
         grace: settings.grace,
         pin_cores: settings.node.pin,
+        log_outputs: settings.telemetry.logs.clone(),
+        otlp: settings.telemetry.otlp.clone(),
         notice: Arc::new(move |text: &str| log.warning(text)),
     }
 }

@@ -30,6 +30,7 @@ mod reuse;
 mod route;
 mod signature;
 pub mod ticket;
+pub mod trace;
 mod unit;
 pub mod upgrade;
 mod version;

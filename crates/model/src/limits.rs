@@ -99,6 +99,11 @@ limits! {
     LOG_BATCH: Size = fixed("log-batch", Size::kib(64), "log bytes a worker gathers before it hands them to its supervisor");
     LOG_DELAY: Millis = fixed("log-delay", Millis(20), "how long a worker gathers log lines before it hands them to its supervisor");
     LOG_PATH: Size = fixed("log-path", Size::kib(2), "bytes of a request's path that its log line keeps");
+    TRACES_HONOURED: u64 = fixed("traces-honoured", 100, "requests a second that one worker records because their `traceparent` says so; beyond, chance decides as for those without one");
+    TRACE_CALLS: u64 = fixed("trace-calls", 64, "calls to capabilities that the trace of one request shows");
+    TRACE_STATE: Size = fixed("trace-state", Size(512), "bytes of a request's `tracestate` that its spans carry; the guest is handed all of it");
+    TRACE_QUEUE: u64 = fixed("trace-queue", 1_024, "traced requests a worker holds for its supervisor; beyond, they are dropped and counted");
+    TRACE_BATCH: u64 = fixed("trace-batch", 64, "traced requests in one message to the supervisor");
     RETIRED: Millis = fixed("retired", Millis::secs(10), "how long code that its app has left stays resident unused, so that a rollback finds it");
     PIPE_FRAME: Size = fixed("pipe-frame", Size::mib(16), "bytes of one message between a supervisor and a worker");
     PIPE_CHUNK: Size = fixed("pipe-chunk", Size::kib(256), "bytes of catalog in one message to a worker, so that none stalls it for long");
@@ -212,8 +217,22 @@ limits! {
     LOG_FOLLOW: u64 = fixed("log-follow", 1_024, "lines a follower of a log may fall behind before it misses some");
     LOG_FILE: Size = fixed("log-file", Size::mib(64), "bytes of one log file before the next is begun");
     LOG_FILES: u64 = fixed("log-files", 8, "log files kept");
+    STDOUT_WAIT: Millis = fixed("stdout-wait", Millis::secs(1), "how long a platform that stops waits for whoever reads the log lines on its standard output");
     GRACE: Millis = Limit { name: "node.grace", default: Millis::secs(10), ceiling: Millis::secs(300),
         reason: "how long requests in flight may take to finish when the platform stops" };
+
+    // Telemetry
+    OTLP_QUEUE: Size = fixed("otlp-queue", Size::mib(8), "bytes of traces, and of log lines, that wait for the collector; beyond, they are dropped and counted");
+    OTLP_BATCH: u64 = fixed("otlp-batch", 256, "traced requests or log lines sent to the collector at once");
+    OTLP_POINTS: u64 = fixed("otlp-points", 5_000, "points of metrics sent to the collector at once");
+    OTLP_DELAY: Millis = fixed("otlp-delay", Millis(500), "how long traces and log lines are gathered before they are sent to the collector");
+    OTLP_WAIT: Millis = fixed("otlp-wait", Millis::secs(5), "how long the collector may take to answer");
+    OTLP_TRIES: u64 = fixed("otlp-tries", 4, "how often the same is sent to a collector that does not take it now, a second later at first, then twice as long each time");
+    OTLP_PAUSE: Millis = fixed("otlp-pause", Millis::secs(30), "the longest a collector may ask to be left alone");
+    OTLP_REPLY: Size = fixed("otlp-reply", Size::kib(64), "bytes of an answer of the collector");
+    OTLP_LAST: Millis = fixed("otlp-last", Millis::secs(3), "how long a platform that stops waits for the collector to take what is left");
+    METRICS_EVERY: Millis = Limit { name: "telemetry.metrics-every", default: Millis::secs(10), ceiling: Millis::secs(3600),
+        reason: "how often metrics are sent to the collector" };
 }
 
 /// The limits of one app: what its manifest asked for, within the operator's ceilings.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::trace::TraceId;
 use crate::{AppName, Digest, Outcome, TenantName, Usage, VersionNumber};
 
 /// Where a line came from.
@@ -29,6 +30,9 @@ pub struct LogRecord {
     pub digest: Digest,
     /// The request's id: 26 characters, as in the reply's `midge-request-id` header.
     pub request: String,
+    /// The request's trace, where requests have one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceId>,
     pub stream: LogStream,
     /// The guest's or the platform's text, control characters escaped; empty on a request line.
     #[serde(default, skip_serializing_if = "String::is_empty")]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::ticket::TicketKeys;
+use crate::trace::{SampleRatio, Traced};
 use crate::{
     AppId, BuildKey, Change, Digest, EngineSetting, Generation, GuestKind, Hasher, Host, Import,
     Millis, Outcome, Size,
@@ -76,6 +77,8 @@ pub enum ToSupervisor {
     Pong(u64),
     /// Counts since the worker began, about once a second; apps only that changed since the last one.
     Metrics(Box<WorkerMetrics>),
+    /// Requests that were traced and are over.
+    Traced(Vec<Traced>),
     /// While draining: no connection will take another request.
     Settled,
     /// Everything in flight is finished.
@@ -109,6 +112,8 @@ pub struct WorkerSettings {
     pub proxy_protocol: bool,
     /// How many of the listening sockets speak TLS: the last ones.
     pub tls: u32,
+    /// Whether requests have traces, and which share of those that bring no decision about it is recorded.
+    pub traces: Option<SampleRatio>,
 }
 
 /// A certificate with its key, and the hosts that it is shown for.
@@ -167,6 +172,8 @@ pub struct WorkerMetrics {
     pub unrouted: Vec<(Outcome, u64)>,
     /// Log lines dropped because the supervisor did not keep up or a tenant logged too fast.
     pub log_lines_dropped: u64,
+    /// Traced requests that were dropped because the supervisor did not keep up.
+    pub traces_dropped: u64,
     pub live_instances: u64,
     pub resident_apps: u64,
     pub connections: u64,

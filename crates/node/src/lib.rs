@@ -6,5 +6,7 @@ mod supervisor;
 mod worker;
 
 pub use memory::{Allocator, give_back as give_back_memory};
-pub use supervisor::{BindError, Listeners, NodeSettings, Notice, StartError, Supervisor};
+pub use supervisor::{
+    BindError, Listeners, LogOutputs, NodeSettings, Notice, OtlpSettings, StartError, Supervisor,
+};
 pub use worker::worker;

@@ -184,7 +184,10 @@ impl HttpData for Context {
 
 impl ConfigData for Context {
     fn config(&mut self) -> ConfigView<'_> {
-        ConfigView(&self.entry.grant.config)
+        ConfigView {
+            values: &self.entry.grant.config,
+            calls: self.vitals.calls(),
+        }
     }
 }
 

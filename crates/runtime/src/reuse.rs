@@ -104,6 +104,8 @@ impl Instances {
             observer,
             slot,
             began,
+            // What several share is no one's span.
+            tracer: _,
         } = invocation;
         let key = (entry.id.clone(), entry.version, entry.revision);
         let budget_ns = entry.limits.cpu.0.saturating_mul(1_000_000);
@@ -169,7 +171,7 @@ impl Instances {
     ) -> Rc<Live> {
         let live = Rc::new(Live {
             reuse,
-            vitals: Arc::new(Vitals::new(&making.entry.limits)),
+            vitals: Arc::new(Vitals::new(&making.entry.limits, None)),
             waiting: RefCell::default(),
             handed: Cell::new(0),
             under_way: Cell::new(0),

@@ -20,7 +20,7 @@ use crate::outcome::Misbehaviour;
 use crate::reply::{Guest, ReplyBody};
 use crate::reuse::Instances;
 use crate::service;
-use crate::vitals::Vitals;
+use crate::vitals::{Tracer, Vitals};
 use crate::{Code, Engine, Slot};
 
 pub use capabilities::http::{BodyError, RequestBody, Truncated};
@@ -64,6 +64,8 @@ pub struct Invocation {
     pub request: http::Request<RequestBody>,
     pub facts: Facts,
     pub observer: Arc<dyn Observer>,
+    /// Who hears its moments, if it is traced.
+    pub tracer: Option<Arc<dyn Tracer>>,
     pub slot: Slot,
     /// When the request's head had come: its wall time runs from here.
     pub began: Instant,
@@ -91,7 +93,8 @@ pub async fn run(
             instances.hand(engine, reuse, invocation, answer)
         }
         _ => {
-            let vitals = Arc::new(Vitals::new(&invocation.entry.limits));
+            let tracer = invocation.tracer.clone();
+            let vitals = Arc::new(Vitals::new(&invocation.entry.limits, tracer));
             let live = live(engine.clone(), invocation, vitals.clone(), answer);
             (Guest::own(tokio::task::spawn_local(live)), vitals)
         }
@@ -146,6 +149,7 @@ async fn live(
         observer,
         slot,
         began,
+        ..
     } = invocation;
     let (parts, body) = request.into_parts();
     let incoming = Incoming::new(body);
@@ -236,7 +240,7 @@ async fn call(
             let context = Context::new(entry, HttpContext::new(answer), vitals.clone(), sink);
             let mut store = store(wasm, context);
             let instance = pre.instantiate_async(&mut store).await?;
-            vitals.instantiated_in(began.elapsed());
+            vitals.instantiated(began);
             let handle = instance.get_typed_func::<(_, _), ()>(&mut store, function)?;
             let request = new_request(parts, facts, incoming);
             let arguments = offer(store.data_mut().table(), request)?;
@@ -259,7 +263,7 @@ async fn call(
                     entry: function,
                 } => {
                     let instance = pre.instantiate_async(&mut store).await?;
-                    vitals.instantiated_in(began.elapsed());
+                    vitals.instantiated(began);
                     let run =
                         instance.get_typed_func::<(), (Result<(), ()>,)>(&mut store, function)?;
                     let returned = run.call_async(&mut store, ()).await;
@@ -267,7 +271,7 @@ async fn call(
                 }
                 Linked::Module(pre) => {
                     let instance = pre.instantiate_async(&mut store).await?;
-                    vitals.instantiated_in(began.elapsed());
+                    vitals.instantiated(began);
                     let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
                     start.call_async(&mut store, ()).await
                 }

@@ -59,7 +59,7 @@ pub async fn instantiate(
         .expect("the engine has concurrency")
         .set_max_capacity(limits::TASKS.default as usize);
     let instance = pre.instantiate_async(&mut *store).await?;
-    store.data().vitals.instantiated_in(began.elapsed());
+    store.data().vitals.instantiated(began);
     instance.get_typed_func(&mut *store, function)
 }
 

@@ -1,16 +1,24 @@
 //! An invocation's vital signs: CPU time against its budget, memory against its limit.
 
+use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use capabilities::calls::CallSink;
 use model::{AppLimits, Usage, limits};
 use wasmtime::{ResourceLimiter, UpdateDeadline};
 
 use crate::clock::Turn;
 use crate::turns::TURN_NS;
 
+/// Hears the moments of one invocation, where its request is traced.
+pub trait Tracer: CallSink {
+    /// The instance was made.
+    fn instantiated(&self, from: Instant, to: Instant);
+}
+
 /// Shared between the store, which measures, and the task that polls it. One thread uses it at a time.
-#[derive(Debug)]
 pub struct Vitals {
     budget_ns: AtomicU64,
     used_ns: AtomicU64,
@@ -24,10 +32,17 @@ pub struct Vitals {
     memory_denied: AtomicBool,
     memory_peak: AtomicU64,
     instantiate_ns: AtomicU64,
+    tracer: Option<Arc<dyn Tracer>>,
+}
+
+impl fmt::Debug for Vitals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Vitals").field(&self.usage()).finish()
+    }
 }
 
 impl Vitals {
-    pub fn new(limits: &AppLimits) -> Self {
+    pub fn new(limits: &AppLimits, tracer: Option<Arc<dyn Tracer>>) -> Self {
         Self {
             budget_ns: AtomicU64::new(limits.cpu.0.saturating_mul(1_000_000)),
             used_ns: AtomicU64::new(0),
@@ -39,6 +54,7 @@ impl Vitals {
             memory_denied: AtomicBool::new(false),
             memory_peak: AtomicU64::new(0),
             instantiate_ns: AtomicU64::new(0),
+            tracer,
         }
     }
 
@@ -122,8 +138,19 @@ impl Vitals {
         self.memory_denied.load(Relaxed)
     }
 
-    pub fn instantiated_in(&self, time: Duration) {
+    /// The instance is made, which was begun `from` then on.
+    pub fn instantiated(&self, from: Instant) {
+        let to = Instant::now();
+        let time = to.duration_since(from);
         self.instantiate_ns.store(time.as_nanos() as u64, Relaxed);
+        if let Some(tracer) = &self.tracer {
+            tracer.instantiated(from, to);
+        }
+    }
+
+    /// Who hears of calls to capabilities, if anyone.
+    pub fn calls(&self) -> Option<&dyn CallSink> {
+        self.tracer.as_deref().map(|tracer| tracer as &dyn CallSink)
     }
 
     /// What was used so far; bytes and wall time are others' to know.
@@ -142,11 +169,11 @@ impl Vitals {
 pub struct MemoryLimiter {
     limit: usize,
     held: usize,
-    vitals: std::sync::Arc<Vitals>,
+    vitals: Arc<Vitals>,
 }
 
 impl MemoryLimiter {
-    pub fn new(limits: &AppLimits, vitals: std::sync::Arc<Vitals>) -> Self {
+    pub fn new(limits: &AppLimits, vitals: Arc<Vitals>) -> Self {
         Self {
             limit: limits.memory.as_usize(),
             held: 0,
@@ -202,7 +229,6 @@ impl ResourceLimiter for MemoryLimiter {
 mod tests {
     use super::*;
     use model::{Millis, Size};
-    use std::sync::Arc;
 
     fn limits(cpu: Millis, memory: Size) -> AppLimits {
         AppLimits {
@@ -215,7 +241,7 @@ mod tests {
     #[test]
     fn memories_are_summed_and_a_denial_is_remembered() {
         let limits = limits(Millis(1), Size::mib(2));
-        let vitals = Arc::new(Vitals::new(&limits));
+        let vitals = Arc::new(Vitals::new(&limits, None));
         let mut limiter = MemoryLimiter::new(&limits, vitals.clone());
         assert!(limiter.memory_growing(0, 1 << 20, None).unwrap());
         assert!(limiter.memory_growing(0, 1 << 20, None).unwrap());
@@ -231,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_turn_ends_when_the_budget_is_spent() {
-        let vitals = Vitals::new(&limits(Millis(2), Size::mib(1)));
+        let vitals = Vitals::new(&limits(Millis(2), Size::mib(1)), None);
         vitals.begin_turn();
         assert!(matches!(vitals.check_turn(), UpdateDeadline::Continue(_)));
         while vitals.check_turn_is_mild() {}
@@ -244,7 +270,7 @@ mod tests {
 
     #[test]
     fn what_others_do_for_a_guest_leaves_it_less() {
-        let vitals = Vitals::new(&limits(Millis(1000), Size::mib(1)));
+        let vitals = Vitals::new(&limits(Millis(1000), Size::mib(1)), None);
         vitals.charge(Duration::from_millis(999));
         vitals.begin_turn();
         assert!(!vitals.over_budget());

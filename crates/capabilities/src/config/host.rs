@@ -3,6 +3,7 @@
 use wasmtime::component::{HasData, Linker};
 
 use super::Values;
+use crate::calls::{CallSink, told};
 
 mod draft {
     wasmtime::component::bindgen!({ path: "src/config/wit/draft.wit", world: "host", require_store_data_send: true });
@@ -15,7 +16,11 @@ mod candidate {
 }
 
 /// Access to a store's configuration values.
-pub struct ConfigView<'a>(pub &'a Values);
+pub struct ConfigView<'a> {
+    pub values: &'a Values,
+    /// Who hears of calls, if anyone.
+    pub calls: Option<&'a dyn CallSink>,
+}
 
 /// A store's data that has configuration values.
 pub trait ConfigData: Send + 'static {
@@ -42,17 +47,16 @@ macro_rules! serve {
                 &mut self,
                 key: String,
             ) -> Result<Option<String>, $version::wasi::config::store::Error> {
-                Ok(self.0.get(&key).cloned())
+                let get = || self.values.get(&key).cloned();
+                Ok(told(self.calls, "config.get", get))
             }
 
             fn get_all(
                 &mut self,
             ) -> Result<Vec<(String, String)>, $version::wasi::config::store::Error> {
-                Ok(self
-                    .0
-                    .iter()
-                    .map(|(key, value)| (key.clone(), value.clone()))
-                    .collect())
+                let values = self.values.iter();
+                let get = || values.map(|(key, value)| (key.clone(), value.clone()));
+                Ok(told(self.calls, "config.get-all", || get().collect()))
             }
         }
     };

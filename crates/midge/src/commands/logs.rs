@@ -178,6 +178,7 @@ mod tests {
             version: VersionNumber::new(3).unwrap(),
             digest: Digest::of(b""),
             request: "01J0000000ABCDEFGHJKMNPQRS".into(),
+            trace: None,
             stream,
             text: text.into(),
             done,

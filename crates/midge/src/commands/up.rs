@@ -31,7 +31,8 @@ use crate::telemetry::Log;
 /// `admin.token`, and points the default profile at this platform, so that `midge deploy` needs no ceremony.
 ///
 /// SIGTERM and Ctrl-C let requests in flight finish within the grace period; a second one ends at once. Events of
-/// the platform go to standard error, one a line: for people on a terminal, as JSON elsewhere.
+/// the platform go to standard error, one a line: for people on a terminal, as JSON elsewhere. Where `telemetry.logs`
+/// has "stdout", standard output has apps' log lines and nothing else.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Configuration file (TOML; flags win over the environment, the environment over the file):
@@ -67,6 +68,13 @@ Configuration file (TOML; flags win over the environment, the environment over t
   versions-kept = 100
   wasm = \"100MiB\"           # the largest upload
   open-metrics = false        # answer /metrics without a token
+
+  [telemetry]
+  otlp = \"http://127.0.0.1:4318\"  # a collector: OTLP over HTTP (protobuf), no TLS
+  traces = 0.1                # record this share of requests; without it, no traces
+  metrics = true              # send what /metrics says of the node
+  metrics-every = \"10s\"
+  logs = [\"file\"]             # \"file\", \"stdout\", \"otlp\": several or none
 
 Examples:
   midge up
@@ -167,8 +175,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         log.warning(&format!("the service manager was not told: {error}"));
     }
     platform.is_ready().await;
-    // Nobody may be reading: that is no reason not to run.
-    let _ = tell_people(&settings, &ready, pointed.as_ref());
+    tell_people(&settings, &ready, pointed.as_ref());
     // A start reads every record and tells each worker the whole catalog.
     node::give_back_memory();
 
@@ -345,43 +352,48 @@ fn inherited(flag: &str, fd: i32) -> Result<File, Failure> {
         .or_fail(|| format!("taking the descriptor {fd}"))
 }
 
-fn tell_people(
-    settings: &Settings,
-    ready: &Ready,
-    pointed: Option<&Pointed>,
-) -> Result<(), Failure> {
+/// Says where things are: on standard output, or beside it where that has log lines.
+fn tell_people(settings: &Settings, ready: &Ready, pointed: Option<&Pointed>) {
+    let text = for_people(settings, ready, pointed).join("\n");
+    if settings.telemetry.logs.stdout {
+        screen::note(text);
+    } else {
+        // Nobody may be reading: that is no reason not to run.
+        let _ = screen::line(text);
+    }
+}
+
+fn for_people(settings: &Settings, ready: &Ready, pointed: Option<&Pointed>) -> Vec<String> {
     let (port, domain) = (ready.listen[0].port(), settings.domain.as_str());
     let tls = ready.listen.len() - settings.tls.listen.len();
     let (listen, tls) = ready.listen.split_at(tls);
-    screen::line(format_args!(
-        "midge {} ready in {} ms",
-        env!("CARGO_PKG_VERSION"),
-        ready.ready_ms
-    ))?;
-    screen::line(format_args!(
-        "  apps    http://NAME.{domain}:{port}  (listening on {}, {} workers)",
-        joined(listen),
-        settings.workers
-    ))?;
+    let (version, ms) = (env!("CARGO_PKG_VERSION"), ready.ready_ms);
+    let (listen, workers) = (joined(listen), settings.workers);
+    let mut lines = vec![
+        format!("midge {version} ready in {ms} ms"),
+        format!(
+            "  apps    http://NAME.{domain}:{port}  (listening on {listen}, {workers} workers)"
+        ),
+    ];
     if !tls.is_empty() {
-        screen::line(format_args!("  TLS     {}", joined(tls)))?;
+        lines.push(format!("  TLS     {}", joined(tls)));
     }
-    screen::line(format_args!("  API     http://{}", reachable(ready.api)))?;
-    screen::line(format_args!("  data    {}", ready.data.display()))?;
+    lines.push(format!("  API     http://{}", reachable(ready.api)));
+    lines.push(format!("  data    {}", ready.data.display()));
     if let Some(file) = &settings.file {
-        screen::line(format_args!("  config  {}", file.display()))?;
+        lines.push(format!("  config  {}", file.display()));
     }
     match pointed {
         Some(Pointed::Here) => {}
         Some(Pointed::Elsewhere(api)) => {
-            screen::line(format_args!(
+            lines.push(format!(
                 "  note    the default profile points at {api} and was left alone"
-            ))?;
-            tell_token(ready)?;
+            ));
+            lines.push(token_line(ready));
         }
-        None => tell_token(ready)?,
+        None => lines.push(token_line(ready)),
     }
-    Ok(())
+    lines
 }
 
 fn joined(addresses: &[SocketAddr]) -> String {
@@ -389,12 +401,12 @@ fn joined(addresses: &[SocketAddr]) -> String {
     addresses.join(", ")
 }
 
-fn tell_token(ready: &Ready) -> Result<(), Failure> {
-    screen::line(format_args!(
+fn token_line(ready: &Ready) -> String {
+    format!(
         "  token   MIDGE_API=http://{} MIDGE_TOKEN=\"$(cat {})\"",
         reachable(ready.api),
         ready.token_file.display()
-    ))
+    )
 }
 
 #[cfg(test)]

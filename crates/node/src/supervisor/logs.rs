@@ -1,12 +1,13 @@
-//! Workers' log lines: to rotating files for the operator, and to the distribution for the apps' owners.
+//! Workers' log lines: to rotating files and to standard output for the operator, to the distribution for the apps'
+//! owners, and to the collector.
 //!
-//! A line comes for every request. The files are written in batches by a thread of their own; what a full or slow
-//! disk does not take is dropped and counted.
+//! A line comes for every request. Files and standard output are written in batches, each by a thread of its own; what a
+//! full or slow disk, or a reader that does not read, does not take is dropped and counted.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -15,22 +16,62 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use distribution::Distribution;
 use model::{AppId, limits};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
-const FILE_BYTES: u64 = limits::LOG_FILE.default.bytes();
-const FILES: u64 = limits::LOG_FILES.default;
+use super::log_files::Files;
+use super::metrics::Unwritten;
+use super::otlp::Export;
+
 const QUEUE_BYTES: u64 = limits::LOG_QUEUE.default.bytes();
 /// Batches that may wait; their bytes are bounded apart.
 const QUEUE: usize = 1_024;
 
+/// Where an operator wants log lines.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogOutputs {
+    /// Rotating files in the node's folder.
+    pub files: bool,
+    /// This process's standard output.
+    pub stdout: bool,
+}
+
 /// Where log lines go.
 pub struct Logs {
     distribution: Arc<dyn Distribution>,
+    files: Option<Output>,
+    stdout: Option<Output>,
+    /// The collector, if it gets log lines.
+    export: Option<Arc<Export>>,
+    /// Lines that are none.
+    malformed: AtomicU64,
+}
+
+/// The threads that write. They end when every [`Logs`] is gone.
+pub struct Writing {
+    files: Option<JoinHandle<()>>,
+    stdout: Option<JoinHandle<()>>,
+}
+
+impl Writing {
+    /// Waits until what was taken is written: to files however long it takes, to standard output for
+    /// [`limits::STDOUT_WAIT`].
+    pub async fn ended(self) {
+        if let Some(files) = self.files {
+            let _ = spawn_blocking(move || files.join()).await;
+        }
+        if let Some(stdout) = self.stdout {
+            let wait = limits::STDOUT_WAIT.default.duration();
+            let _ = timeout(wait, spawn_blocking(move || stdout.join())).await;
+        }
+    }
+}
+
+/// A place that batches are written to by a thread of its own.
+struct Output {
     batches: mpsc::SyncSender<Batch>,
     counts: Arc<Counts>,
 }
-
-/// Ends when every [`Logs`] is gone; joined so that what was taken is written.
-pub type Writing = JoinHandle<()>;
 
 #[derive(Default)]
 struct Counts {
@@ -38,8 +79,9 @@ struct Counts {
     dropped_lines: AtomicU64,
 }
 
+#[derive(Clone)]
 struct Batch {
-    text: Vec<u8>,
+    text: Bytes,
     lines: u64,
 }
 
@@ -47,28 +89,31 @@ impl Logs {
     /// Files lie in `folder`, which is made if it is missing.
     pub fn start(
         folder: &Path,
+        outputs: &LogOutputs,
+        export: Option<Arc<Export>>,
         distribution: Arc<dyn Distribution>,
     ) -> io::Result<(Self, Writing)> {
-        let mut files = Files::open(folder)?;
-        let (batches, waiting) = mpsc::sync_channel::<Batch>(QUEUE);
-        let counts = Arc::new(Counts::default());
-        let counted = counts.clone();
-        let writing = std::thread::Builder::new()
-            .name("logs".into())
-            .spawn(move || {
-                for batch in waiting {
-                    if files.write(&batch.text).is_err() {
-                        counted.lose(batch.lines);
-                    }
-                    let bytes = batch.text.len() as u64;
-                    counted.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
-                }
-            })?;
-        let logs = Self {
+        let mut logs = Self {
             distribution,
-            batches,
-            counts,
+            files: None,
+            stdout: None,
+            export,
+            malformed: AtomicU64::new(0),
         };
+        let mut writing = Writing {
+            files: None,
+            stdout: None,
+        };
+        if outputs.files {
+            let mut files = Files::open(folder)?;
+            let (output, thread) = Output::start("logs", move |text| files.write(text))?;
+            (logs.files, writing.files) = (Some(output), Some(thread));
+        }
+        if outputs.stdout {
+            let mut stdout = Stream::new(File::from(io::stdout().as_fd().try_clone_to_owned()?));
+            let (output, thread) = Output::start("stdout", move |text| stdout.write(text))?;
+            (logs.stdout, writing.stdout) = (Some(output), Some(thread));
+        }
         Ok((logs, writing))
     }
 
@@ -76,40 +121,82 @@ impl Logs {
     pub fn take(&self, frame: &Bytes) {
         let Ok(frame_text) = std::str::from_utf8(frame) else {
             let lines = frame.iter().filter(|byte| **byte == b'\n').count();
-            self.counts.lose(lines as u64);
+            self.malformed.fetch_add(lines as u64, Ordering::Relaxed);
             return;
         };
-        let mut text = Vec::with_capacity(frame.len());
+        let written = self.files.is_some() || self.stdout.is_some();
+        let mut text = Vec::with_capacity(if written { frame.len() } else { 0 });
         let mut lines = 0;
         // Lines of one app often follow each other.
         let mut last: Option<(&str, AppId)> = None;
         for line in frame_text.split_terminator('\n') {
             let Some((name, record)) = line.split_once('\t') else {
-                self.counts.lose(1);
+                self.malformed.fetch_add(1, Ordering::Relaxed);
                 continue;
             };
             if last.as_ref().is_none_or(|(known, _)| *known != name) {
                 last = name.parse().ok().map(|app| (name, app));
             }
             let Some((_, app)) = &last else {
-                self.counts.lose(1);
+                self.malformed.fetch_add(1, Ordering::Relaxed);
                 continue;
             };
             let record = record.as_bytes();
             self.distribution.log(app, frame.slice_ref(record));
-            text.extend_from_slice(record);
-            text.push(b'\n');
-            lines += 1;
+            if let Some(export) = &self.export {
+                export.log(frame.slice_ref(record));
+            }
+            if written {
+                text.extend_from_slice(record);
+                text.push(b'\n');
+                lines += 1;
+            }
         }
-        self.write(Batch { text, lines });
+        let text = Bytes::from(text);
+        for output in self.files.iter().chain(&self.stdout) {
+            let text = text.clone();
+            output.put(Batch { text, lines });
+        }
     }
 
-    /// Lines that no file holds.
-    pub fn dropped_lines(&self) -> u64 {
-        self.counts.dropped_lines.load(Ordering::Relaxed)
+    /// Lines that were not written where they should have been.
+    pub fn dropped_lines(&self) -> Unwritten {
+        let dropped = |output: &Option<Output>| {
+            let output = output.as_ref();
+            output.map_or(0, |output| {
+                output.counts.dropped_lines.load(Ordering::Relaxed)
+            })
+        };
+        Unwritten {
+            files: dropped(&self.files) + self.malformed.load(Ordering::Relaxed),
+            stdout: dropped(&self.stdout),
+        }
+    }
+}
+
+impl Output {
+    /// Has a thread of this name write whole lines with `write`.
+    fn start(
+        name: &str,
+        mut write: impl FnMut(&[u8]) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<(Self, JoinHandle<()>)> {
+        let (batches, waiting) = mpsc::sync_channel::<Batch>(QUEUE);
+        let counts = Arc::new(Counts::default());
+        let counted = counts.clone();
+        let thread = std::thread::Builder::new().name(name.into());
+        let thread = thread.spawn(move || {
+            for batch in waiting {
+                if write(&batch.text).is_err() {
+                    counted.lose(batch.lines);
+                }
+                let bytes = batch.text.len() as u64;
+                counted.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            }
+        })?;
+        Ok((Self { batches, counts }, thread))
     }
 
-    fn write(&self, batch: Batch) {
+    fn put(&self, batch: Batch) {
         let (bytes, lines) = (batch.text.len() as u64, batch.lines);
         let waiting = self
             .counts
@@ -131,112 +218,44 @@ impl Counts {
     }
 }
 
-/// `requests-1.ndjson`, `requests-2.ndjson` …; the newest is written to, the oldest go.
-struct Files {
-    folder: PathBuf,
-    number: u64,
-    /// None if it must be opened first.
-    file: Option<File>,
-    length: u64,
+/// Standard output.
+struct Stream {
+    file: File,
+    /// A line may have been cut short; the next one must not grow out of it.
+    torn: bool,
 }
 
-impl Files {
-    fn open(folder: &Path) -> io::Result<Self> {
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700).create(folder)?;
-        let newest = numbers(folder)?.into_iter().max();
-        let mut files = Self {
-            folder: folder.to_owned(),
-            number: newest.unwrap_or(1),
-            file: None,
-            length: 0,
-        };
-        files.file()?;
-        if files.length > 0 {
-            // The last line may have been cut short by a crash; the next one must not grow out of it.
-            files.write(b"\n")?;
-        }
-        Ok(files)
+impl Stream {
+    fn new(file: File) -> Self {
+        Self { file, torn: false }
     }
 
-    /// Appends whole lines, or nothing.
     fn write(&mut self, text: &[u8]) -> io::Result<()> {
-        if self.length > 0 && self.length + text.len() as u64 > FILE_BYTES {
-            self.rotate()?;
+        if self.torn {
+            self.file.write_all(b"\n")?;
         }
-        let length = self.length;
-        let file = self.file()?;
-        if let Err(error) = file.write_all(text) {
-            // Half a line would spoil the next one. If it cannot be cut off, the next file is begun.
-            if file.set_len(length).is_err() {
-                self.number += 1;
-            }
-            self.file = None;
-            return Err(error);
-        }
-        self.length += text.len() as u64;
-        Ok(())
+        let written = self.file.write_all(text);
+        self.torn = written.is_err();
+        written
     }
-
-    fn rotate(&mut self) -> io::Result<()> {
-        self.file = None;
-        self.number += 1;
-        for number in numbers(&self.folder)? {
-            if number + FILES <= self.number {
-                fs::remove_file(self.path(number))?;
-            }
-        }
-        self.file().map(|_| ())
-    }
-
-    fn file(&mut self) -> io::Result<&mut File> {
-        let opened = match self.file.take() {
-            Some(file) => file,
-            None => {
-                let path = self.path(self.number);
-                let mut options = OpenOptions::new();
-                let file = options.create(true).append(true).mode(0o600).open(path)?;
-                self.length = file.metadata()?.len();
-                file
-            }
-        };
-        Ok(self.file.insert(opened))
-    }
-
-    fn path(&self, number: u64) -> PathBuf {
-        self.folder.join(format!("requests-{number}.ndjson"))
-    }
-}
-
-/// The numbers of the files in `folder`.
-fn numbers(folder: &Path) -> io::Result<Vec<u64>> {
-    let mut numbers = Vec::new();
-    for file in fs::read_dir(folder)? {
-        match file {
-            Ok(file) => {
-                let name = file.file_name();
-                let name = name.to_string_lossy();
-                let number = name
-                    .strip_prefix("requests-")
-                    .and_then(|rest| rest.strip_suffix(".ndjson"));
-                numbers.extend(number.and_then(|number| number.parse::<u64>().ok()));
-            }
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(numbers)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, OpenOptions};
+
     use distribution::embedded::Embedded;
 
     use super::*;
 
     fn start(folder: &Path) -> (Logs, Writing, Arc<Embedded>) {
         let distribution = Arc::new(Embedded::new(folder.join("artifacts")).unwrap());
-        let (logs, writing) = Logs::start(&folder.join("logs"), distribution.clone()).unwrap();
+        let outputs = LogOutputs {
+            files: true,
+            stdout: false,
+        };
+        let started = Logs::start(&folder.join("logs"), &outputs, None, distribution.clone());
+        let (logs, writing) = started.unwrap();
         (logs, writing, distribution)
     }
 
@@ -244,18 +263,18 @@ mod tests {
         fs::read_to_string(folder.join(format!("logs/requests-{number}.ndjson"))).unwrap()
     }
 
-    #[test]
-    fn lines_reach_the_file_and_the_apps_own_log() {
+    #[tokio::test]
+    async fn lines_reach_the_file_and_the_apps_own_log() {
         let folder = tempfile::tempdir().unwrap();
         let (logs, writing, distribution) = start(folder.path());
         logs.take(&Bytes::from_static(
             b"a/shop\t{\"n\":1}\na/shop\t{\"n\":2}\na/blog\t{\"n\":3}\nbroken\nA/b\t{}\n",
         ));
-        assert_eq!(logs.dropped_lines(), 2);
+        assert_eq!(logs.dropped_lines().files, 2);
         logs.take(&Bytes::from_static(b"a/shop\t\xff\n"));
-        assert_eq!(logs.dropped_lines(), 3);
+        assert_eq!(logs.dropped_lines().files, 3);
         drop(logs);
-        writing.join().unwrap();
+        writing.ended().await;
         assert_eq!(text(folder.path(), 1), "{\"n\":1}\n{\"n\":2}\n{\"n\":3}\n");
         let recent = |app: &str| distribution.logs(&app.parse().unwrap()).recent;
         assert_eq!(recent("a/shop"), ["{\"n\":1}", "{\"n\":2}"]);
@@ -265,38 +284,44 @@ mod tests {
         let (logs, writing, _) = start(folder.path());
         logs.take(&Bytes::from_static(b"a/shop\t{\"n\":4}\n"));
         drop(logs);
-        writing.join().unwrap();
+        writing.ended().await;
         assert!(text(folder.path(), 1).ends_with("{\"n\":3}\n\n{\"n\":4}\n"));
     }
 
-    #[test]
-    fn full_files_make_way() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut files = Files::open(folder.path()).unwrap();
-        let line = [&vec![b'x'; (FILE_BYTES / 2) as usize - 1][..], b"\n"].concat();
-        for _ in 0..2 * FILES + 2 {
-            files.write(&line).unwrap();
+    #[tokio::test]
+    async fn a_reader_that_does_not_read_costs_lines_and_no_waiting() {
+        let (reader, writer) = io::pipe().unwrap();
+        let mut stdout = Stream::new(File::from(std::os::fd::OwnedFd::from(writer)));
+        let (output, thread) = Output::start("stdout", move |text| stdout.write(text)).unwrap();
+        let text = Bytes::from([&[b'x'; 65_535][..], b"\n"].concat());
+        // The pipe and the queue hold some of it.
+        for _ in 0..100 {
+            let text = text.clone();
+            output.put(Batch { text, lines: 1 });
         }
-        let mut numbers = numbers(folder.path()).unwrap();
-        numbers.sort_unstable();
-        assert_eq!(numbers, (2..=FILES + 1).collect::<Vec<_>>());
+        let dropped = output.counts.dropped_lines.load(Ordering::Relaxed);
+        assert!((30..99).contains(&dropped), "{dropped}");
+        drop(output);
+        let writing = Writing {
+            files: None,
+            stdout: Some(thread),
+        };
+        // Ends although the thread does not.
+        writing.ended().await;
+        drop(reader);
     }
 
     #[test]
-    fn a_disk_that_takes_nothing_costs_lines_and_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut files = Files::open(folder.path()).unwrap();
-        files.write(b"{}\n").unwrap();
-        // A device that is always full stands in for the file.
-        files.file = Some(OpenOptions::new().write(true).open("/dev/full").unwrap());
-        let error = files.write(b"{\"lost\":1}\n").unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::StorageFull);
-        files.write(b"{\"kept\":1}\n").unwrap();
-        let all: String = numbers(folder.path())
-            .unwrap()
-            .into_iter()
-            .map(|number| fs::read_to_string(files.path(number)).unwrap())
-            .collect();
-        assert!(all.contains("{\"kept\":1}\n") && !all.contains("lost"));
+    fn a_line_that_was_cut_short_does_not_spoil_the_next() {
+        let mut file = tempfile::tempfile().unwrap();
+        let mut stdout = Stream::new(OpenOptions::new().write(true).open("/dev/full").unwrap());
+        assert!(stdout.write(b"{\"lost\":1}\n").is_err());
+        stdout.file = file.try_clone().unwrap();
+        stdout.write(b"{\"kept\":1}\n").unwrap();
+        stdout.write(b"{\"kept\":2}\n").unwrap();
+        let mut text = String::new();
+        io::Seek::rewind(&mut file).unwrap();
+        io::Read::read_to_string(&mut file, &mut text).unwrap();
+        assert_eq!(text, "\n{\"kept\":1}\n{\"kept\":2}\n");
     }
 }

@@ -1,4 +1,4 @@
-//! What an operator sees: the counts of every worker, the dead ones too, as Prometheus text.
+//! What an operator sees: the counts of every worker, the dead ones too, by name; and as Prometheus text.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,9 +9,13 @@ use model::pipe::{AppMetrics, Histogram, WorkerMetrics};
 use model::{AppId, Catalog, Fault, Generation, Outcome};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::registry::Registry;
+pub use prometheus_client::registry::Unit;
+
+/// What the name of everything counted begins with.
+pub const PREFIX: &str = "midge";
 
 /// The counts of all workers.
 pub struct Metrics {
@@ -40,8 +44,25 @@ pub struct Facts {
     pub apps: usize,
     pub workers: usize,
     pub worker_restarts: u64,
-    /// Log lines that no file took.
-    pub log_lines_dropped: u64,
+    pub log_lines_dropped: Unwritten,
+    pub not_exported: NotExported,
+}
+
+/// Log lines that were not written, by where to.
+#[derive(Debug, Clone, Copy)]
+pub struct Unwritten {
+    pub files: u64,
+    pub stdout: u64,
+}
+
+/// What was to go to the collector and was dropped.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NotExported {
+    /// Requests that were traced.
+    pub traces: u64,
+    pub logs: u64,
+    /// Times that metrics were not taken.
+    pub metrics: u64,
 }
 
 impl Metrics {
@@ -74,20 +95,16 @@ impl Metrics {
         (past.live_instances, past.resident_apps, past.connections) = (0, 0, 0);
     }
 
-    /// Everything as Prometheus text (OpenMetrics). Apps that the catalog no longer has are forgotten.
-    pub fn text(&self, facts: Facts, catalog: &Catalog) -> String {
-        let sum = self.sum(catalog);
-        let mut registry = Registry::with_prefix("midge");
-        registry.register_collector(Box::new(Seen { facts, sum }));
-        let mut text = String::new();
-        encode(&mut text, &registry).expect("a string takes all text");
-        text
-    }
-
     /// What each app of the catalog did and used, in no order.
     pub fn usage(&self, catalog: &Catalog) -> Vec<AppUsage> {
         let sum = self.sum(catalog);
         sum.apps.into_values().map(usage).collect()
+    }
+
+    /// Everything as it is now. Apps that the catalog no longer has are forgotten.
+    pub fn families(&self, facts: Facts, catalog: &Catalog) -> Vec<Family> {
+        let sum = self.sum(catalog);
+        Seen { facts, sum }.families()
     }
 
     /// Of all workers. Apps that the catalog no longer has are forgotten.
@@ -108,6 +125,15 @@ impl Metrics {
             .lock()
             .expect("nothing panics while the counts are locked")
     }
+}
+
+/// Families as Prometheus text (OpenMetrics).
+pub fn text(families: Vec<Family>) -> String {
+    let mut registry = Registry::with_prefix(PREFIX);
+    registry.register_collector(Box::new(Text(families)));
+    let mut text = String::new();
+    encode(&mut text, &registry).expect("a string takes all text");
+    text
 }
 
 impl Workers {
@@ -132,6 +158,7 @@ impl Counts {
         mine.cold_starts += theirs.cold_starts;
         add_outcomes(&mut mine.unrouted, &theirs.unrouted);
         mine.log_lines_dropped += theirs.log_lines_dropped;
+        mine.traces_dropped += theirs.traces_dropped;
         mine.live_instances += theirs.live_instances;
         mine.resident_apps += theirs.resident_apps;
         mine.connections += theirs.connections;
@@ -180,166 +207,289 @@ fn add_outcomes(mine: &mut Vec<(Outcome, u64)>, theirs: &[(Outcome, u64)]) {
     }
 }
 
-/// One moment's sum, ready to be written.
+/// Counts of one name, as they are at one moment.
+#[derive(Debug)]
+pub struct Family {
+    /// Without the platform's prefix, a unit or what says that it is a counter.
+    pub name: &'static str,
+    pub help: &'static str,
+    pub unit: Option<Unit>,
+    pub values: Values,
+}
+
+/// What the counts of a family are.
+#[derive(Debug)]
+pub enum Values {
+    /// Only grow.
+    Counted(Vec<(Labels, u64)>),
+    /// Seconds, of which there are only more.
+    CountedSeconds(Vec<(Labels, f64)>),
+    /// How many there are now, or were at the most.
+    Present(Vec<(Labels, u64)>),
+    Durations(Histogram),
+}
+
+/// What tells the counts of a family apart.
+pub type Labels = Vec<(&'static str, String)>;
+
+/// One moment's sum.
 struct Seen {
     facts: Facts,
     sum: Counts,
 }
 
-impl fmt::Debug for Seen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.facts.fmt(f)
-    }
-}
-
-impl Collector for Seen {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let encoder = &mut encoder;
-        self.encode_apps(encoder)?;
-        self.encode_workers(encoder)?;
-        self.encode_facts(encoder)
-    }
-}
-
 impl Seen {
-    fn encode_apps(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    fn families(&self) -> Vec<Family> {
+        let mut families = self.of_apps();
+        families.extend(self.of_workers());
+        families.extend(self.of_the_node());
+        families
+    }
+
+    fn of_apps(&self) -> Vec<Family> {
         let mut apps: Vec<_> = self.sum.apps.values().collect();
         apps.sort_unstable_by(|a, b| a.id.cmp(&b.id));
-        let named = |app: &AppMetrics| {
+        let named = |app: &AppMetrics| -> Labels {
             let (tenant, app) = (app.id.tenant.to_string(), app.id.app.to_string());
-            [("tenant", tenant), ("app", app)]
+            vec![("tenant", tenant), ("app", app)]
         };
-
-        let help = "Requests that met an app, by how they ended";
-        let mut family = counter(encoder, "requests", help, None)?;
+        let of_each = |count: fn(&AppMetrics) -> u64| {
+            Values::Counted(apps.iter().map(|app| (named(app), count(app))).collect())
+        };
+        let mut requests = Vec::new();
         for app in &apps {
             for (outcome, count) in &app.requests {
-                let labels = (named(app), [("outcome", outcome.code())]);
-                count_one(family.encode_family(&labels)?, *count)?;
+                let mut labels = named(app);
+                labels.push(("outcome", outcome.code().to_owned()));
+                requests.push((labels, *count));
             }
         }
-        let help = "CPU time of apps' invocations, host functions included";
-        let mut family = counter(encoder, "app_cpu", help, Some(&Unit::Seconds))?;
-        for app in &apps {
-            let labels = named(app);
-            let seconds = app.cpu_us as f64 / 1e6;
-            let mut one = family.encode_family(&labels)?;
-            one.encode_counter::<NoLabelSet, f64, f64>(&seconds, None)?;
-        }
-        let help = "Request body bytes that apps were handed";
-        let mut family = counter(encoder, "app_received", help, Some(&Unit::Bytes))?;
-        for app in &apps {
-            count_one(family.encode_family(&named(app))?, app.bytes_in)?;
-        }
-        let help = "Reply body bytes that apps wrote";
-        let mut family = counter(encoder, "app_sent", help, Some(&Unit::Bytes))?;
-        for app in &apps {
-            count_one(family.encode_family(&named(app))?, app.bytes_out)?;
-        }
-        let help = "From apps' requests' heads to the ends of their replies, summed";
-        let mut family = counter(encoder, "app_duration", help, Some(&Unit::Seconds))?;
-        for app in &apps {
-            let labels = named(app);
-            let seconds = app.latency.sum_us as f64 / 1e6;
-            let mut one = family.encode_family(&labels)?;
-            one.encode_counter::<NoLabelSet, f64, f64>(&seconds, None)?;
-        }
-        let help = "The most linear memory that one invocation of an app held";
-        let unit = Some(&Unit::Bytes);
-        let mut family =
-            encoder.encode_descriptor("app_memory_peak", help, unit, MetricType::Gauge)?;
-        for app in &apps {
-            let labels = named(app);
-            family
-                .encode_family(&labels)?
-                .encode_gauge(&app.memory_peak_bytes)?;
-        }
-        Ok(())
+        let seconds = |us: fn(&AppMetrics) -> u64| {
+            let seconds = apps.iter().map(|app| (named(app), us(app) as f64 / 1e6));
+            Values::CountedSeconds(seconds.collect())
+        };
+        let peaks = apps.iter().map(|app| (named(app), app.memory_peak_bytes));
+        vec![
+            Family {
+                name: "requests",
+                help: "Requests that met an app, by how they ended",
+                unit: None,
+                values: Values::Counted(requests),
+            },
+            Family {
+                name: "app_cpu",
+                help: "CPU time of apps' invocations, host functions included",
+                unit: Some(Unit::Seconds),
+                values: seconds(|app| app.cpu_us),
+            },
+            Family {
+                name: "app_received",
+                help: "Request body bytes that apps were handed",
+                unit: Some(Unit::Bytes),
+                values: of_each(|app| app.bytes_in),
+            },
+            Family {
+                name: "app_sent",
+                help: "Reply body bytes that apps wrote",
+                unit: Some(Unit::Bytes),
+                values: of_each(|app| app.bytes_out),
+            },
+            Family {
+                name: "app_duration",
+                help: "From apps' requests' heads to the ends of their replies, summed",
+                unit: Some(Unit::Seconds),
+                values: seconds(|app| app.latency.sum_us),
+            },
+            Family {
+                name: "app_memory_peak",
+                help: "The most linear memory that one invocation of an app held",
+                unit: Some(Unit::Bytes),
+                values: Values::Present(peaks.collect()),
+            },
+        ]
     }
 
-    fn encode_workers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    fn of_workers(&self) -> Vec<Family> {
         let sum = &self.sum.worker;
-        let help = "Requests that met no app, by how they ended";
-        let mut family = counter(encoder, "unrouted_requests", help, None)?;
-        for (outcome, count) in &sum.unrouted {
-            count_one(
-                family.encode_family(&[("outcome", outcome.code())])?,
-                *count,
-            )?;
-        }
-        let help = "From a request's head to the end of its reply";
-        histogram(encoder, "request_duration", help, &sum.latency)?;
-        let help = "The time to make an instance";
-        histogram(encoder, "instantiate_duration", help, &sum.instantiate)?;
-        let help = "Requests for which an app had to be loaded";
-        count_one(
-            counter(encoder, "cold_starts", help, None)?,
-            sum.cold_starts,
-        )?;
-        let help = "Instances that are live now";
-        gauge(encoder, "live_instances", help, sum.live_instances)?;
-        let help = "Apps that are loaded now, summed over workers";
-        gauge(encoder, "resident_apps", help, sum.resident_apps)?;
-        let help = "Client connections that are open now";
-        gauge(encoder, "connections", help, sum.connections)
+        let unrouted = sum.unrouted.iter();
+        let unrouted = unrouted.map(|(outcome, count)| (outcome.code(), *count));
+        vec![
+            counted_by(
+                "unrouted_requests",
+                "Requests that met no app, by how they ended",
+                "outcome",
+                unrouted,
+            ),
+            durations(
+                "request_duration",
+                "From a request's head to the end of its reply",
+                &sum.latency,
+            ),
+            durations(
+                "instantiate_duration",
+                "The time to make an instance",
+                &sum.instantiate,
+            ),
+            counted(
+                "cold_starts",
+                "Requests for which an app had to be loaded",
+                sum.cold_starts,
+            ),
+            present(
+                "live_instances",
+                "Instances that are live now",
+                sum.live_instances,
+            ),
+            present(
+                "resident_apps",
+                "Apps that are loaded now, summed over workers",
+                sum.resident_apps,
+            ),
+            present(
+                "connections",
+                "Client connections that are open now",
+                sum.connections,
+            ),
+        ]
     }
 
-    fn encode_facts(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let facts = self.facts;
-        let help = "Log lines that were lost: a worker's queue was full or its tenant logged too fast, or no file took them";
-        let mut family = counter(encoder, "log_lines_dropped", help, None)?;
-        for (by, lines) in [
-            ("worker", self.sum.worker.log_lines_dropped),
-            ("files", facts.log_lines_dropped),
-        ] {
-            count_one(family.encode_family(&[("by", by)])?, lines)?;
-        }
-        let help = "Workers that should be running";
-        gauge(encoder, "workers", help, facts.workers as u64)?;
-        let help = "Workers that ended and were replaced";
-        let restarts = counter(encoder, "worker_restarts", help, None)?;
-        count_one(restarts, facts.worker_restarts)?;
-        let help = "The catalog's generation that this node holds";
-        gauge(encoder, "catalog_generation", help, facts.generation)?;
-        let help = "Apps in the catalog";
-        gauge(encoder, "catalog_apps", help, facts.apps as u64)
+    fn of_the_node(&self) -> Vec<Family> {
+        let (facts, worker) = (self.facts, &self.sum.worker);
+        vec![
+            counted_by(
+                "log_lines_dropped",
+                "Log lines that were lost: a worker's queue was full or its tenant logged too fast, no file took them, \
+                 or standard output was not read",
+                "by",
+                [
+                    ("worker", worker.log_lines_dropped),
+                    ("files", facts.log_lines_dropped.files),
+                    ("stdout", facts.log_lines_dropped.stdout),
+                ],
+            ),
+            counted_by(
+                "telemetry_dropped",
+                "What the collector did not get: traced requests, log lines, and times that metrics were sent",
+                "kind",
+                [
+                    ("traces", worker.traces_dropped + facts.not_exported.traces),
+                    ("logs", facts.not_exported.logs),
+                    ("metrics", facts.not_exported.metrics),
+                ],
+            ),
+            present(
+                "workers",
+                "Workers that should be running",
+                facts.workers as u64,
+            ),
+            counted(
+                "worker_restarts",
+                "Workers that ended and were replaced",
+                facts.worker_restarts,
+            ),
+            present(
+                "catalog_generation",
+                "The catalog's generation that this node holds",
+                facts.generation,
+            ),
+            present("catalog_apps", "Apps in the catalog", facts.apps as u64),
+        ]
     }
 }
 
-fn counter<'a>(
-    encoder: &'a mut DescriptorEncoder<'_>,
-    name: &'a str,
-    help: &str,
-    unit: Option<&'a Unit>,
-) -> Result<MetricEncoder<'a>, fmt::Error> {
-    encoder.encode_descriptor(name, help, unit, MetricType::Counter)
+fn counted(name: &'static str, help: &'static str, count: u64) -> Family {
+    Family {
+        name,
+        help,
+        unit: None,
+        values: Values::Counted(vec![(Labels::new(), count)]),
+    }
 }
 
-fn count_one(mut metric: MetricEncoder<'_>, count: u64) -> fmt::Result {
-    metric.encode_counter::<NoLabelSet, u64, f64>(&count, None)
+fn counted_by(
+    name: &'static str,
+    help: &'static str,
+    label: &'static str,
+    counts: impl IntoIterator<Item = (&'static str, u64)>,
+) -> Family {
+    let counts = counts.into_iter();
+    let labelled = counts.map(|(value, count)| (vec![(label, value.to_owned())], count));
+    Family {
+        name,
+        help,
+        unit: None,
+        values: Values::Counted(labelled.collect()),
+    }
 }
 
-fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
-    encoder
-        .encode_descriptor(name, help, None, MetricType::Gauge)?
-        .encode_gauge(&value)
+fn present(name: &'static str, help: &'static str, value: u64) -> Family {
+    Family {
+        name,
+        help,
+        unit: None,
+        values: Values::Present(vec![(Labels::new(), value)]),
+    }
 }
 
-fn histogram(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    durations: &Histogram,
-) -> fmt::Result {
-    let bounds = Histogram::BOUNDS_US
-        .iter()
-        .map(|us| *us as f64 / 1e6)
-        .chain([f64::INFINITY]);
-    let buckets: Vec<_> = bounds.zip(durations.buckets).collect();
-    let sum = durations.sum_us as f64 / 1e6;
-    encoder
-        .encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?
-        .encode_histogram::<NoLabelSet>(sum, durations.count, &buckets, None)
+fn durations(name: &'static str, help: &'static str, durations: &Histogram) -> Family {
+    Family {
+        name,
+        help,
+        unit: Some(Unit::Seconds),
+        values: Values::Durations(durations.clone()),
+    }
+}
+
+/// Families as Prometheus reads them.
+#[derive(Debug)]
+struct Text(Vec<Family>);
+
+impl Collector for Text {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.0
+            .iter()
+            .try_for_each(|family| encode_family(&mut encoder, family))
+    }
+}
+
+fn encode_family(encoder: &mut DescriptorEncoder<'_>, family: &Family) -> fmt::Result {
+    let kind = match &family.values {
+        Values::Counted(_) | Values::CountedSeconds(_) => MetricType::Counter,
+        Values::Present(_) => MetricType::Gauge,
+        Values::Durations(_) => MetricType::Histogram,
+    };
+    let Family { name, help, .. } = family;
+    let mut metric = encoder.encode_descriptor(name, help, family.unit.as_ref(), kind)?;
+    match &family.values {
+        Values::Counted(counts) => counts.iter().try_for_each(|(labels, count)| {
+            if labels.is_empty() {
+                return metric.encode_counter::<NoLabelSet, u64, f64>(count, None);
+            }
+            let mut one = metric.encode_family(labels)?;
+            one.encode_counter::<NoLabelSet, u64, f64>(count, None)
+        }),
+        Values::CountedSeconds(counts) => counts.iter().try_for_each(|(labels, seconds)| {
+            let mut one = metric.encode_family(labels)?;
+            one.encode_counter::<NoLabelSet, f64, f64>(seconds, None)
+        }),
+        Values::Present(values) => values.iter().try_for_each(|(labels, value)| {
+            if labels.is_empty() {
+                return metric.encode_gauge(value);
+            }
+            metric.encode_family(labels)?.encode_gauge(value)
+        }),
+        Values::Durations(durations) => {
+            let bounds = bounds_seconds().chain([f64::INFINITY]);
+            let buckets: Vec<_> = bounds.zip(durations.buckets).collect();
+            let sum = durations.sum_us as f64 / 1e6;
+            metric.encode_histogram::<NoLabelSet>(sum, durations.count, &buckets, None)
+        }
+    }
+}
+
+/// The upper bounds of durations' buckets but the last, which has none.
+pub fn bounds_seconds() -> impl Iterator<Item = f64> {
+    Histogram::BOUNDS_US.iter().map(|us| *us as f64 / 1e6)
 }
 
 #[cfg(test)]
@@ -352,7 +502,15 @@ mod tests {
         apps: 2,
         workers: 2,
         worker_restarts: 1,
-        log_lines_dropped: 3,
+        log_lines_dropped: Unwritten {
+            files: 3,
+            stdout: 4,
+        },
+        not_exported: NotExported {
+            traces: 5,
+            logs: 6,
+            metrics: 7,
+        },
     };
 
     fn app(number: u64, requests: &[(Outcome, u64)]) -> AppMetrics {
@@ -380,6 +538,7 @@ mod tests {
             unrouted: vec![(Outcome::NotFound, 4)],
             live_instances: 5,
             log_lines_dropped: 2,
+            traces_dropped: 1,
             ..WorkerMetrics::default()
         };
         worker.latency.count(150);
@@ -404,7 +563,7 @@ mod tests {
         );
         metrics.end(0);
         metrics.take(0, worker(vec![app(9, &[(Outcome::Ok, 9)])]));
-        let text = metrics.text(FACTS, &catalog);
+        let text = text(metrics.families(FACTS, &catalog));
         for line in [
             "# TYPE midge_requests counter",
             r#"midge_requests_total{tenant="alice",app="app-0",outcome="ok"} 7"#,
@@ -424,6 +583,10 @@ mod tests {
             "midge_live_instances 10",
             r#"midge_log_lines_dropped_total{by="worker"} 6"#,
             r#"midge_log_lines_dropped_total{by="files"} 3"#,
+            r#"midge_log_lines_dropped_total{by="stdout"} 4"#,
+            r#"midge_telemetry_dropped_total{kind="traces"} 8"#,
+            r#"midge_telemetry_dropped_total{kind="logs"} 6"#,
+            r#"midge_telemetry_dropped_total{kind="metrics"} 7"#,
             "midge_worker_restarts_total 1",
             "midge_catalog_generation 7",
             "# EOF",

@@ -8,8 +8,10 @@ mod artifacts;
 mod example;
 mod last_good;
 mod listeners;
+mod log_files;
 mod logs;
 mod metrics;
+mod otlp;
 mod plan;
 mod report;
 #[cfg(test)]
@@ -35,11 +37,14 @@ use agent::Agent;
 use artifacts::Artifacts;
 use last_good::LastGood;
 use logs::{Logs, Writing};
-use metrics::{Facts, Metrics};
+use metrics::{Facts, Family, Metrics};
+use otlp::{Export, Exporting};
 use report::Standing;
 use workers::{Node, Slot, Stop};
 
 pub use listeners::{BindError, Listeners};
+pub use logs::LogOutputs;
+pub use otlp::OtlpSettings;
 
 /// How often a node's workers may end before it is said to have started.
 const STARTS: u64 = 3;
@@ -87,6 +92,10 @@ pub struct NodeSettings {
     pub grace: Millis,
     /// Whether each worker stays on a core of its own.
     pub pin_cores: bool,
+    /// Where log lines are written.
+    pub log_outputs: LogOutputs,
+    /// The collector, if there is one.
+    pub otlp: Option<OtlpSettings>,
     pub notice: Notice,
 }
 
@@ -115,6 +124,9 @@ pub struct Supervisor {
     /// Those that never end: the agent and the reporter.
     others: JoinSet<()>,
     writing: Writing,
+    exporting: Option<Exporting>,
+    /// How often metrics are sent to the collector, if they are.
+    metrics_every: Option<Millis>,
     addresses: Vec<SocketAddr>,
 }
 
@@ -144,8 +156,17 @@ impl Supervisor {
         let first = catalogs.borrow().generation();
 
         let folder = settings.data.join("logs");
-        let (logs, writing) =
-            Logs::start(&folder, distribution.clone()).map_err(|error| failed(&folder, error))?;
+        let otlp = settings.otlp.as_ref();
+        let exporting =
+            otlp.map(|otlp| Export::start(otlp, &settings.name, settings.notice.clone()));
+        let (export, exporting) = exporting.unzip();
+        let to_collector = export
+            .clone()
+            .filter(|_| otlp.is_some_and(|otlp| otlp.logs));
+        let outputs = &settings.log_outputs;
+        let (logs, writing) = Logs::start(&folder, outputs, to_collector, distribution.clone())
+            .map_err(|error| failed(&folder, error))?;
+        let metrics_every = otlp.and_then(|otlp| otlp.metrics);
         let artifacts = Artifacts::new(
             distribution.clone(),
             settings.compile_key,
@@ -159,6 +180,7 @@ impl Supervisor {
             command: settings.worker_command,
             artifacts: Arc::new(artifacts),
             logs,
+            export: export.clone(),
             metrics: Metrics::new(worker_settings.len()),
             catalogs,
             standing: standing.clone(),
@@ -187,6 +209,9 @@ impl Supervisor {
             distribution,
             standing.subscribe(),
         ));
+        if let (Some(export), Some(every)) = (export, metrics_every) {
+            others.spawn(send_metrics(node.clone(), export, every));
+        }
         serving(&standing, first).await?;
         Ok(Self {
             node,
@@ -195,6 +220,8 @@ impl Supervisor {
             slots,
             others,
             writing,
+            exporting,
+            metrics_every,
             addresses,
         })
     }
@@ -221,19 +248,7 @@ impl Supervisor {
 
     /// Everything the node counts, as Prometheus text (OpenMetrics).
     pub fn metrics(&self) -> String {
-        let catalog = self.node.catalogs.borrow().clone();
-        let (workers, worker_restarts) = {
-            let standing = self.node.standing.borrow();
-            (standing.applied.len(), standing.worker_restarts)
-        };
-        let facts = Facts {
-            generation: catalog.generation(),
-            apps: catalog.len(),
-            workers,
-            worker_restarts,
-            log_lines_dropped: self.node.logs.dropped_lines(),
-        };
-        self.node.metrics.text(facts, &catalog)
+        metrics::text(counts(&self.node))
     }
 
     /// What each app that it serves did and used.
@@ -292,10 +307,42 @@ impl Supervisor {
             }
         }
         self.others.shutdown().await;
+        let last = self.metrics_every.map(|_| counts(&self.node));
         // The last hold on the log files: their thread writes what it has and ends.
         drop(self.node);
-        let writing = self.writing;
-        let _ = tokio::task::spawn_blocking(move || writing.join()).await;
+        self.writing.ended().await;
+        if let Some(exporting) = self.exporting {
+            exporting.finish(last).await;
+        }
+    }
+}
+
+/// Everything that is counted, as it is now.
+fn counts(node: &Node) -> Vec<Family> {
+    let catalog = node.catalogs.borrow().clone();
+    let (workers, worker_restarts) = {
+        let standing = node.standing.borrow();
+        (standing.applied.len(), standing.worker_restarts)
+    };
+    let export = node.export.as_ref();
+    let facts = Facts {
+        generation: catalog.generation(),
+        apps: catalog.len(),
+        workers,
+        worker_restarts,
+        log_lines_dropped: node.logs.dropped_lines(),
+        not_exported: export.map(|export| export.dropped()).unwrap_or_default(),
+    };
+    node.metrics.families(facts, &catalog)
+}
+
+/// Sends every count to the collector again and again. Never ends.
+async fn send_metrics(node: Arc<Node>, export: Arc<Export>, every: Millis) {
+    let mut times = tokio::time::interval(every.duration());
+    times.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        times.tick().await;
+        export.send_metrics(counts(&node)).await;
     }
 }
 
@@ -338,6 +385,7 @@ fn worker_settings(settings: &NodeSettings) -> Vec<WorkerSettings> {
             default_host: settings.default_host.clone(),
             proxy_protocol: settings.proxy_protocol,
             tls: settings.listeners.tls() as u32,
+            traces: settings.otlp.as_ref().and_then(|otlp| otlp.traces),
         })
         .collect()
 }

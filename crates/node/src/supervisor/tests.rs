@@ -85,6 +85,11 @@ impl Trial {
             default_host: None,
             grace: Millis(500),
             pin_cores: false,
+            log_outputs: LogOutputs {
+                files: true,
+                stdout: false,
+            },
+            otlp: None,
             notice: Arc::new(move |text| told.lock().unwrap().push(text.to_owned())),
         };
         let supervisor = Supervisor::start(settings, distribution.clone()).await?;

@@ -20,6 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use super::artifacts::{Artifacts, NativeRefused};
 use super::logs::Logs;
 use super::metrics::Metrics;
+use super::otlp::Export;
 use super::report::Standing;
 use super::{Notice, plan};
 use crate::pipe::{self, Frame, PipeError, Reader, Writer};
@@ -38,6 +39,8 @@ pub struct Node {
     pub command: Vec<OsString>,
     pub artifacts: Arc<Artifacts>,
     pub logs: Logs,
+    /// What goes to the collector, if there is one.
+    pub export: Option<Arc<Export>>,
     pub metrics: Metrics,
     pub catalogs: watch::Receiver<Arc<Catalog>>,
     pub certificates: watch::Receiver<Certificates>,
@@ -276,6 +279,11 @@ async fn listen(
                 .standing
                 .send_modify(|standing| standing.settled[number] = true),
             ToSupervisor::Pong(_) | ToSupervisor::Drained => {}
+            ToSupervisor::Traced(requests) => {
+                if let Some(export) = &node.export {
+                    export.traced(requests);
+                }
+            }
             ToSupervisor::Metrics(metrics) => node.metrics.take(number, *metrics),
         }
     }

@@ -3,15 +3,18 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use capabilities::calls::{CallSink, Called};
 use http::header::HeaderValue;
-use http::{Method, Uri};
-use model::{LogStream, Outcome, Usage};
-use runtime::{Ended, LineSink, Observer};
+use http::{HeaderMap, Method, Uri};
+use model::trace::{TraceId, Traced};
+use model::{LogStream, Outcome, RequestRecord, Usage, limits};
+use runtime::{Ended, LineSink, Observer, Tracer};
 
-use super::line::Done;
+use super::line::{Done, Names};
 use super::report::Report;
 use super::request_id::RequestId;
-use super::table::App;
+use super::table::{App, canonical_host};
+use super::trace::{Recording, Trace};
 
 /// A request and what became of it. Whoever has a part in it (the invocation, the reply's body) holds it; when the
 /// last of them lets go, its line is written. So there is exactly one, and it comes after everything was freed.
@@ -24,6 +27,7 @@ pub struct Exchange {
     authority: HeaderValue,
     client: Arc<str>,
     pub began: Instant,
+    trace: Option<Box<Trace>>,
     // Only the worker's one thread takes it, so it is never contended; an `Observer` must be `Sync` all the same.
     progress: Mutex<Progress>,
 }
@@ -49,6 +53,8 @@ pub struct Beginning<'a> {
     pub authority: &'a HeaderValue,
     pub client: &'a Arc<str>,
     pub began: Instant,
+    /// None where requests have no traces.
+    pub trace: Option<Box<Trace>>,
 }
 
 impl Exchange {
@@ -62,13 +68,40 @@ impl Exchange {
             authority: beginning.authority.clone(),
             client: beginning.client.clone(),
             began: beginning.began,
+            trace: beginning.trace,
             progress: Mutex::default(),
         }
     }
 
-    /// The app had to be loaded.
+    /// It has a slot.
+    pub fn has_slot(&self) {
+        if let Some(recording) = self.recording() {
+            recording.marks().slot_ns = Some(recording.now());
+        }
+    }
+
+    /// The app has to be loaded.
     pub fn cold(&self) {
         self.progress().cold = true;
+    }
+
+    /// It was loaded since then, or cannot be.
+    pub fn loaded(&self, since: Instant) {
+        if let Some(recording) = self.recording() {
+            recording.marks().load = Some(recording.stretch(since, Instant::now()));
+        }
+    }
+
+    /// Tells the guest the request's trace, in place of what the request said; the client used this scheme.
+    pub fn pass_trace(&self, scheme: &'static str, headers: &mut HeaderMap) {
+        if let Some(trace) = &self.trace {
+            trace.pass(scheme, headers);
+        }
+    }
+
+    /// Who hears the moments of the invocation, if they are recorded.
+    pub fn tracer(self: &Arc<Self>) -> Option<Arc<dyn Tracer>> {
+        self.recording().map(|_| self.clone() as Arc<dyn Tracer>)
     }
 
     /// The head of the reply is on its way.
@@ -96,6 +129,17 @@ impl Exchange {
         self.lines().line(LogStream::Platform, text);
     }
 
+    fn recording(&self) -> Option<&Recording> {
+        self.trace.as_ref()?.recording.as_ref()
+    }
+
+    fn names(&self) -> Names<'_> {
+        Names {
+            id: &self.id,
+            trace: self.trace.as_ref().map(|trace| trace.id),
+        }
+    }
+
     fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -104,6 +148,7 @@ impl Exchange {
 /// What is said about a request, by its guest or about it; it may come when the request is over.
 struct Voice {
     id: RequestId,
+    trace: Option<TraceId>,
     app: Arc<App>,
     report: Arc<Report>,
 }
@@ -111,7 +156,11 @@ struct Voice {
 impl LineSink for Voice {
     fn line(&self, stream: LogStream, text: &str) {
         let served = self.report.served(&self.app);
-        self.report.output(served, &self.id, stream, text);
+        let names = Names {
+            id: &self.id,
+            trace: self.trace,
+        };
+        self.report.output(served, names, stream, text);
     }
 }
 
@@ -119,12 +168,16 @@ impl Observer for Exchange {
     fn lines(&self) -> Arc<dyn LineSink> {
         Arc::new(Voice {
             id: self.id,
+            trace: self.names().trace,
             app: self.app.clone(),
             report: self.report.clone(),
         })
     }
 
     fn ended(&self, ended: Ended) {
+        if let Some(recording) = self.recording() {
+            recording.marks().guest_ended_ns = Some(recording.now());
+        }
         let mut progress = self.progress();
         progress.ended = Some(ended.outcome);
         progress.usage = Usage {
@@ -134,22 +187,38 @@ impl Observer for Exchange {
     }
 }
 
+impl CallSink for Exchange {
+    fn called(&self, called: Called) {
+        if let Some(recording) = self.recording() {
+            recording.called(called);
+        }
+    }
+}
+
+impl Tracer for Exchange {
+    fn instantiated(&self, from: Instant, to: Instant) {
+        if let Some(recording) = self.recording() {
+            recording.marks().instantiate = Some(recording.stretch(from, to));
+        }
+    }
+}
+
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let progress = self
-            .progress
-            .get_mut()
-            .unwrap_or_else(PoisonError::into_inner);
+        let progress = self.progress.get_mut();
+        let progress = std::mem::take(progress.unwrap_or_else(PoisonError::into_inner));
         let outcome = match progress.refused.or(progress.ended) {
             Some(outcome) => outcome,
             None if std::thread::panicking() => Outcome::Internal,
             // Nobody answered and nobody ran: hyper dropped the request with its connection.
             None => Outcome::ClientGone,
         };
-        progress.usage.cpu_us +=
-            u64::try_from(progress.compressing.as_micros()).unwrap_or(u64::MAX);
-        progress.usage.wall_us =
-            u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let usage = Usage {
+            cpu_us: progress.usage.cpu_us
+                + u64::try_from(progress.compressing.as_micros()).unwrap_or(u64::MAX),
+            wall_us: u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX),
+            ..progress.usage
+        };
         // Who was refused before anything ran says nothing of the version.
         let ran = progress.ended.is_some();
         let done = Done {
@@ -158,15 +227,60 @@ impl Drop for Exchange {
             path: self.uri.path(),
             status: progress.status,
             outcome,
-            usage: &progress.usage,
+            usage: &usage,
             cold: progress.cold,
             client: &self.client,
         };
         let served = self.report.served(&self.app);
-        self.report.finished(served, &self.id, &done);
+        self.report.finished(served, self.names(), &done);
         if ran {
             self.report
-                .judge(&self.app.entry, served, &self.id, outcome);
+                .judge(&self.app.entry, served, self.names(), outcome);
+        }
+        if let Some(trace) = &self.trace
+            && let Some(recording) = &trace.recording
+        {
+            let traced = self.traced(trace, recording, &done);
+            self.report.traced(traced);
+        }
+    }
+}
+
+impl Exchange {
+    /// What the supervisor learns of a request that was recorded, when it is over.
+    fn traced(&self, trace: &Trace, recording: &Recording, done: &Done<'_>) -> Traced {
+        let marks = std::mem::take(&mut *recording.marks());
+        let most = limits::LOG_PATH.default.as_usize();
+        let entry = &self.app.entry;
+        Traced {
+            trace: trace.id,
+            parent: recording.parent,
+            span: recording.span,
+            guest: trace.guest,
+            state: recording.state.clone(),
+            begun_ns: recording.begun_ns,
+            routed_ns: recording.routed_ns,
+            slot_ns: marks.slot_ns,
+            load: marks.load,
+            instantiate: marks.instantiate,
+            guest_ended_ns: marks.guest_ended_ns,
+            ended_ns: recording.now(),
+            calls: marks.calls,
+            calls_dropped: marks.calls_dropped,
+            request: self.id.as_str().to_owned(),
+            app: entry.id.clone(),
+            version: entry.version,
+            scheme: marks.scheme.to_owned(),
+            done: RequestRecord {
+                method: done.method.to_owned(),
+                host: canonical_host(done.authority).into_owned(),
+                path: done.path[..done.path.floor_char_boundary(most)].to_owned(),
+                status: done.status,
+                outcome: done.outcome,
+                usage: *done.usage,
+                cold: done.cold,
+                client: done.client.to_owned(),
+            },
         }
     }
 }
@@ -205,6 +319,7 @@ mod tests {
                 authority: &HeaderValue::from_static("shop.test:80"),
                 client: &"::1".into(),
                 began: Instant::now(),
+                trace: None,
             },
         ));
         act(&exchange);

@@ -1,10 +1,27 @@
 //! Log lines as bytes: the JSON of a [`model::LogRecord`], written piece by piece because every request writes one.
 
+use model::trace::TraceId;
 use model::{LogStream, Outcome, Usage, limits};
 
 use super::request_id::RequestId;
 use super::table::canonical_host;
 use super::tally::Served;
+
+/// What the request of a line is called.
+#[derive(Clone, Copy)]
+pub struct Names<'a> {
+    pub id: &'a RequestId,
+    /// Where requests have traces.
+    pub trace: Option<TraceId>,
+}
+
+impl<'a> Names<'a> {
+    /// A request without a trace.
+    #[cfg(test)]
+    pub fn of(id: &'a RequestId) -> Self {
+        Self { id, trace: None }
+    }
+}
 
 /// What a request line says.
 pub struct Done<'a> {
@@ -20,8 +37,14 @@ pub struct Done<'a> {
 }
 
 /// Appends a line about one request.
-pub fn request(line: &mut Vec<u8>, served: &Served, time_ms: u64, id: &RequestId, done: &Done<'_>) {
-    begin(line, served, time_ms, id, LogStream::Request);
+pub fn request(
+    line: &mut Vec<u8>,
+    served: &Served,
+    time_ms: u64,
+    names: Names<'_>,
+    done: &Done<'_>,
+) {
+    begin(line, served, time_ms, names, LogStream::Request);
     let path_end = done
         .path
         .floor_char_boundary(limits::LOG_PATH.default.as_usize());
@@ -61,21 +84,25 @@ pub fn output(
     line: &mut Vec<u8>,
     served: &Served,
     time_ms: u64,
-    id: &RequestId,
+    names: Names<'_>,
     stream: LogStream,
     said: &str,
 ) {
-    begin(line, served, time_ms, id, stream);
+    begin(line, served, time_ms, names, stream);
     line.extend_from_slice(b",\"text\":\"");
     text(line, said);
     line.extend_from_slice(b"\"}\n");
 }
 
-fn begin(line: &mut Vec<u8>, served: &Served, time_ms: u64, id: &RequestId, stream: LogStream) {
+fn begin(line: &mut Vec<u8>, served: &Served, time_ms: u64, names: Names<'_>, stream: LogStream) {
     line.extend_from_slice(served.line_begin.as_bytes());
     number(line, time_ms);
     line.extend_from_slice(served.line_middle.as_bytes());
-    line.extend_from_slice(id.as_bytes());
+    line.extend_from_slice(names.id.as_bytes());
+    if let Some(trace) = names.trace {
+        line.extend_from_slice(b"\",\"trace\":\"");
+        line.extend_from_slice(&trace.hex());
+    }
     line.extend_from_slice(b"\",\"stream\":\"");
     line.extend_from_slice(match stream {
         LogStream::Request => b"request",
@@ -165,14 +192,15 @@ mod tests {
         serde_json::from_str(json).unwrap()
     }
 
-    fn record(id: &RequestId, stream: LogStream) -> LogRecord {
+    fn record(names: Names<'_>, stream: LogStream) -> LogRecord {
         LogRecord {
             time_ms: 1_700_000_000_123,
             tenant: "alice".parse().unwrap(),
             app: "shop".parse().unwrap(),
             version: VersionNumber::new(7).unwrap(),
             digest: Digest::of(b"x"),
-            request: id.as_str().to_owned(),
+            request: names.id.as_str().to_owned(),
+            trace: names.trace,
             stream,
             text: String::new(),
             done: None,
@@ -205,8 +233,12 @@ mod tests {
                 cold,
                 client: "::1",
             };
+            let names = Names {
+                id: &id,
+                trace: TraceId::new([cold.into(); 16]),
+            };
             let mut line = Vec::new();
-            request(&mut line, &served(), 1_700_000_000_123, &id, &done);
+            request(&mut line, &served(), 1_700_000_000_123, names, &done);
             let expected = LogRecord {
                 done: Some(RequestRecord {
                     method: "GET".into(),
@@ -218,7 +250,7 @@ mod tests {
                     cold,
                     client: "::1".into(),
                 }),
-                ..record(&id, LogStream::Request)
+                ..record(names, LogStream::Request)
             };
             assert_eq!(read(&line), expected);
         }
@@ -238,11 +270,15 @@ mod tests {
         ];
         let streams = [LogStream::Stdout, LogStream::Stderr, LogStream::Platform];
         for (text, stream) in said.into_iter().zip(streams.into_iter().cycle()) {
+            let names = Names {
+                id: &id,
+                trace: TraceId::new([0xa0; 16]).filter(|_| stream == LogStream::Stdout),
+            };
             let mut line = Vec::new();
-            output(&mut line, &served(), 1_700_000_000_123, &id, stream, text);
+            output(&mut line, &served(), 1_700_000_000_123, names, stream, text);
             let expected = LogRecord {
                 text: text.into(),
-                ..record(&id, stream)
+                ..record(names, stream)
             };
             assert_eq!(read(&line), expected);
         }
@@ -263,7 +299,7 @@ mod tests {
             client: "",
         };
         let mut line = Vec::new();
-        request(&mut line, &served(), 1, &id, &done);
+        request(&mut line, &served(), 1, Names::of(&id), &done);
         assert_eq!(read(&line).done.unwrap().path, path[..2047]);
     }
 }

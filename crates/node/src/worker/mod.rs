@@ -27,6 +27,7 @@ mod tally;
 mod tests;
 mod tickets;
 mod tls;
+mod trace;
 mod upload;
 
 use std::io;
@@ -53,6 +54,7 @@ use residents::Residents;
 use serve::Worker;
 use table::{App, Table};
 use tls::Tls;
+use trace::Tracing;
 
 /// Changes made to the table before others get a turn.
 const CHANGES_AT_ONCE: usize = 64;
@@ -178,6 +180,7 @@ fn begin(settings: &WorkerSettings, outbox: Outbox) -> Result<Worker, WorkerErro
         connections: Default::default(),
         compressed: Default::default(),
         report: Default::default(),
+        tracing: settings.traces.map(Tracing::new),
         request_ids: RequestIds::new(u64::from_le_bytes(random)),
         outbox,
     })

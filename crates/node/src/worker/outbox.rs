@@ -50,6 +50,7 @@ pub async fn send(
                     while let Some(batch) = worker.report.rest() {
                         writer.send_logs(&batch).await?;
                     }
+                    send_traces(&worker, &mut writer).await?;
                     send_metrics(&worker, &mut writer).await?;
                     return writer.send(&ToSupervisor::Drained, &[]).await;
                 }
@@ -65,9 +66,18 @@ pub async fn send(
             batch = worker.report.batch() => {
                 writer.send_logs(&batch).await?;
                 worker.report.reuse(batch);
+                send_traces(&worker, &mut writer).await?;
             }
         }
     }
+}
+
+/// Each traced request has a line in a batch that was sent just now, so its trace waits no longer than that.
+async fn send_traces(worker: &Worker, writer: &mut Writer) -> Result<(), PipeError> {
+    while let Some(traced) = worker.report.traced_batch() {
+        writer.send(&ToSupervisor::Traced(traced), &[]).await?;
+    }
+    Ok(())
 }
 
 async fn send_metrics(worker: &Worker, writer: &mut Writer) -> Result<(), PipeError> {

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model::pipe::{Histogram, WorkerMetrics};
+use model::trace::Traced;
 use model::{AppId, Entry, LogStream, Outcome, TenantName, limits};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use super::line::{self, Done};
-use super::request_id::RequestId;
+use super::line::{self, Done, Names};
 use super::table::App;
 use super::tally::{OUTCOMES, Served, Tally, by_outcome};
 
@@ -39,6 +39,9 @@ struct Inner {
     instantiate: Histogram,
     cold_starts: u64,
     unrouted: [u64; OUTCOMES],
+    /// Traced requests that wait for the supervisor.
+    traced: Vec<Traced>,
+    traces_dropped: u64,
     /// What each tenant's guests wrote in this second.
     output: HashMap<TenantName, u64>,
 }
@@ -88,7 +91,7 @@ impl Report {
     }
 
     /// A request of an app is over.
-    pub fn finished(&self, served: &Served, id: &RequestId, done: &Done<'_>) {
+    pub fn finished(&self, served: &Served, names: Names<'_>, done: &Done<'_>) {
         let first = served.tally.count(done.outcome, done.usage);
         let mut inner = self.lock();
         inner.latency.count(done.usage.wall_us);
@@ -101,13 +104,13 @@ impl Report {
         }
         let wake = inner
             .lines
-            .write(|batch| line::request(batch, served, now_ms(), id, done));
+            .write(|batch| line::request(batch, served, now_ms(), names, done));
         drop(inner);
         self.wake_if(wake);
     }
 
     /// A guest wrote a line, or the platform has one for the app's owner.
-    pub fn output(&self, served: &Served, id: &RequestId, stream: LogStream, text: &str) {
+    pub fn output(&self, served: &Served, names: Names<'_>, stream: LogStream, text: &str) {
         let mut inner = self.lock();
         let tenant = &served.tally.id.tenant;
         let written = match inner.output.get_mut(tenant) {
@@ -121,7 +124,7 @@ impl Report {
         }
         let wake = inner
             .lines
-            .write(|batch| line::output(batch, served, now_ms(), id, stream, text));
+            .write(|batch| line::output(batch, served, now_ms(), names, stream, text));
         drop(inner);
         self.wake_if(wake);
     }
@@ -133,7 +136,7 @@ impl Report {
     }
 
     /// An invocation that ran is over: if the version has failed too often now, its owner is told.
-    pub fn judge(&self, entry: &Entry, served: &Served, id: &RequestId, outcome: Outcome) {
+    pub fn judge(&self, entry: &Entry, served: &Served, names: Names<'_>, outcome: Outcome) {
         let second = self.second.load(Relaxed);
         let Some(begun) = served.quarantine.count(second, outcome) else {
             return;
@@ -149,9 +152,27 @@ impl Report {
         );
         // Beside what the tenant may write: whoever floods its log must still learn this.
         let wake = self.lock().lines.write(|batch| {
-            line::output(batch, served, now_ms(), id, LogStream::Platform, &text);
+            line::output(batch, served, now_ms(), names, LogStream::Platform, &text);
         });
         self.wake_if(wake);
+    }
+
+    /// A traced request is over.
+    pub fn traced(&self, traced: Traced) {
+        let mut inner = self.lock();
+        if inner.traced.len() as u64 >= limits::TRACE_QUEUE.default {
+            inner.traces_dropped += 1;
+        } else {
+            inner.traced.push(traced);
+        }
+    }
+
+    /// As many traced requests as go into a message; none if none waits.
+    pub fn traced_batch(&self) -> Option<Vec<Traced>> {
+        let mut inner = self.lock();
+        let most = inner.traced.len().min(limits::TRACE_BATCH.default as usize);
+        let batch: Vec<Traced> = inner.traced.drain(..most).collect();
+        (!batch.is_empty()).then_some(batch)
     }
 
     /// Waits for a batch that is full or old enough. Nothing is lost if the future is dropped.
@@ -208,6 +229,7 @@ impl Report {
             cold_starts: inner.cold_starts,
             unrouted: by_outcome(&inner.unrouted),
             log_lines_dropped: inner.lines.dropped,
+            traces_dropped: inner.traces_dropped,
             live_instances: gauges.live_instances,
             resident_apps: gauges.resident_apps,
             connections: gauges.connections,
@@ -330,15 +352,15 @@ mod tests {
         let (app, id) = (app("alice/shop"), RequestIds::new(1).next(0));
         let served = report.served(&app);
         let before = Instant::now();
-        report.output(served, &id, LogStream::Stdout, "one");
-        report.output(served, &id, LogStream::Stdout, "two");
+        report.output(served, Names::of(&id), LogStream::Stdout, "one");
+        report.output(served, Names::of(&id), LogStream::Stdout, "two");
         let batch = String::from_utf8(report.batch().await).unwrap();
         assert_eq!(batch.lines().count(), 2);
         assert!(before.elapsed() >= Duration::from_millis(20));
 
         let long = "x".repeat(8 << 10);
         for _ in 0..8 {
-            report.output(served, &id, LogStream::Stdout, &long);
+            report.output(served, Names::of(&id), LogStream::Stdout, &long);
         }
         let full = report.batch().now_or_never().unwrap();
         assert_eq!(full.iter().filter(|b| **b == b'\n').count(), 8);
@@ -353,12 +375,12 @@ mod tests {
         let id = RequestIds::new(1).next(0);
         let text = "x".repeat(8 << 10);
         for _ in 0..130 {
-            report.output(loud, &id, LogStream::Stdout, &text);
+            report.output(loud, Names::of(&id), LogStream::Stdout, &text);
         }
-        report.output(calm, &id, LogStream::Stdout, &text);
+        report.output(calm, Names::of(&id), LogStream::Stdout, &text);
         assert_eq!(report.metrics(NOTHING)[0].log_lines_dropped, 2);
         report.second();
-        report.output(loud, &id, LogStream::Stdout, &text);
+        report.output(loud, Names::of(&id), LogStream::Stdout, &text);
         assert_eq!(report.metrics(NOTHING)[0].log_lines_dropped, 2);
         let mut lines = 0;
         while let Some(batch) = report.rest() {
@@ -374,7 +396,7 @@ mod tests {
         let served = report.served(&app);
         let usage = Usage::default();
         for _ in 0..20_000 {
-            report.finished(served, &id, &done(&usage));
+            report.finished(served, Names::of(&id), &done(&usage));
         }
         let metrics = report.metrics(NOTHING).remove(0);
         let (mut lines, mut bytes) = (0, 0);
@@ -401,7 +423,7 @@ mod tests {
             ..Usage::default()
         };
         for app in &apps {
-            report.finished(report.served(app), &id, &done(&usage));
+            report.finished(report.served(app), Names::of(&id), &done(&usage));
         }
         report.unrouted(Outcome::NotFound);
         let messages = report.metrics(NOTHING);
@@ -414,7 +436,7 @@ mod tests {
             );
             assert_eq!(message.unrouted, [(Outcome::NotFound, 1)]);
         }
-        report.finished(report.served(&apps[7]), &id, &done(&usage));
+        report.finished(report.served(&apps[7]), Names::of(&id), &done(&usage));
         let again = report.metrics(NOTHING).remove(0);
         assert_eq!(again.apps.len(), 1);
         assert_eq!(again.apps[0].cpu_us, 6);

@@ -24,6 +24,7 @@ use super::residents::Residents;
 use super::respond::{Reply, pass, refuse, refuse_quarantined};
 use super::table::{Table, canonical_host};
 use super::tls::Tls;
+use super::trace::Tracing;
 use super::upload;
 
 /// What every request of this worker shares.
@@ -42,6 +43,8 @@ pub struct Worker {
     pub connections: Rc<Connections>,
     pub compressed: Places,
     pub report: Arc<Report>,
+    /// None if the operator wants no traces.
+    pub tracing: Option<Tracing>,
     pub request_ids: RequestIds,
     pub outbox: Outbox,
 }
@@ -79,8 +82,12 @@ pub async fn serve(
             return refuse(outcome, id, None, link);
         }
     };
+    let begin_trace = |tracing: &Tracing| {
+        Box::new(tracing.begin(&parts.headers, began, worker.connections.second()))
+    };
     let beginning = Beginning {
         id,
+        trace: worker.tracing.as_ref().map(begin_trace),
         app,
         method: &parts.method,
         uri: &parts.uri,
@@ -112,11 +119,13 @@ async fn invoke(
     let entry = &exchange.app.entry;
     let slot = slot(worker, &entry.id.tenant).await;
     let slot = slot.map_err(|Overloaded| Outcome::Overloaded)?;
+    exchange.has_slot();
     let code = code(worker, exchange).await?;
     let scheme = link
         .ends
         .client
         .sign(&mut parts.headers, &authority, worker.forwarded);
+    exchange.pass_trace(scheme, &mut parts.headers);
     // What hyper left there is of the connection, not of the request.
     parts.extensions.clear();
     let invocation = Invocation {
@@ -131,6 +140,7 @@ async fn invoke(
             server: link.ends.server,
         },
         observer: exchange.clone(),
+        tracer: exchange.tracer(),
         slot,
         began: exchange.began,
     };
@@ -155,6 +165,7 @@ async fn code(worker: &Worker, exchange: &Exchange) -> Result<Arc<Code>, Outcome
         return Ok(code);
     }
     exchange.cold();
+    let loading = Instant::now();
     let ask = || {
         worker.outbox.put(ToSupervisor::WantNative {
             wasm: entry.wasm,
@@ -162,6 +173,7 @@ async fn code(worker: &Worker, exchange: &Exchange) -> Result<Arc<Code>, Outcome
         });
     };
     let loaded = worker.residents.load(key, second, ask).await;
+    exchange.loaded(loading);
     loaded.map_err(|missing| {
         exchange.explain(&format!(
             "`{}` version {} cannot run: {missing}",

@@ -48,6 +48,7 @@ impl Supervised {
             default_host: None,
             proxy_protocol: false,
             tls: 0,
+            traces: None,
         };
         let start = ToWorker::Start(settings);
         writer.send(&start, &[socket.as_fd()]).await.unwrap();

@@ -105,6 +105,7 @@ async fn trial(wat: &str, limits: AppLimits) -> (Result<String, Outcome>, Ended,
                     server: "127.0.0.1:2".parse().unwrap(),
                 },
                 observer: notes.clone(),
+                tracer: None,
                 began: Instant::now(),
             };
             let response = run(&engine, &Instances::default(), invocation).await?;

@@ -54,7 +54,7 @@ fn bodies() -> BTreeMap<&'static str, Value> {
     let usage = json!({ "cpu_us": 1, "wall_us": 1, "instantiate_us": 1, "memory_bytes": 1, "bytes_in": 1, "bytes_out": 1 });
     let done = json!({ "method": "GET", "host": "a", "path": "/", "status": 1, "outcome": "ok", "usage": usage, "cold": true, "client": "a" });
     let record = json!({ "time_ms": 1, "tenant": "a", "app": "a", "version": 1, "digest": Digest::of(b"a"),
-                         "request": "a", "stream": "stdout", "text": "a", "done": done });
+                         "request": "a", "trace": "4bf92f3577b34da6a3ce929d0e0e4736", "stream": "stdout", "text": "a", "done": done });
     BTreeMap::from([
         (
             "Problem",

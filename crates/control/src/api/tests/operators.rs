@@ -158,6 +158,7 @@ fn record(app: &AppId, stream: LogStream, text: &str) -> bytes::Bytes {
         version: model::VersionNumber::new(1).unwrap(),
         digest: Digest::of(b"x"),
         request: "r".into(),
+        trace: None,
         stream,
         text: text.into(),
         done: None,

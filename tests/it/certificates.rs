@@ -71,7 +71,6 @@ fn a_certificate_serves_without_a_restart_and_is_replaced_and_deleted_so() {
     assert_eq!(answer.json["shown_for"], json!(["shop.test"]));
     secured.comes_to_show("shop.test", &first);
     secured.shows("shop.test", &first);
-    let mut kept = secured.connect("shop.test");
 
     let second = secured.authority.certify(&["shop.test", "*.shop.test"]);
     set(&alice, "shop", &second).is(200);
@@ -90,12 +89,13 @@ fn a_certificate_serves_without_a_restart_and_is_replaced_and_deleted_so() {
     secured.comes_to_show("cart.alice.apps.test", &own);
     comes_to_refuse(&secured, "cart.shop.test");
 
+    let mut kept = secured.connect("shop.test");
     let path = alice.path("certificates/shop");
     alice.ask("DELETE", &path, None).is(204);
     comes_to_refuse(&secured, "shop.test");
-    secured.shows("cart.alice.apps.test", &own);
     // Whoever is connected is served on.
     kept.get("/").unwrap().is(200).says(HELLO);
+    secured.shows("cart.alice.apps.test", &own);
     alice.ask("DELETE", &alice.path("apps/cart"), None).is(200);
     comes_to_refuse(&secured, "cart.alice.apps.test");
     assert_eq!(secured.platform.metric("midge_worker_restarts_total"), 0.0);

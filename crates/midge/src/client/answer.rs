@@ -76,6 +76,9 @@ fn hint(problem: &Problem) -> Option<&'static str> {
         ("tenant-not-found" | "tenant-exists", _) => {
             Some("`midge tenant list` lists the tenants there are")
         }
+        ("certificate-not-found", _) => {
+            Some("`midge certificate list` lists the certificates there are")
+        }
         ("version-not-found", _) => Some("`midge versions APP` lists the versions there are"),
         ("token-revoked" | "token-expired" | "token-unknown", _) => Some(NEW_TOKEN),
         (_, 401) => Some(

@@ -43,6 +43,14 @@ impl Guest {
         poll_fn(|context| self.poll_ended(context)).await
     }
 
+    /// Resolves at the deadline of a guest that shares its instance; one that has its own is ended at its deadline.
+    pub fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        match &mut self.0 {
+            Some(Hold::Shared(shared)) => shared.poll_late(context),
+            Some(Hold::Own(_)) | None => Poll::Pending,
+        }
+    }
+
     fn poll_ended(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
         match &mut self.0 {
             Some(Hold::Own(task)) => Pin::new(task)

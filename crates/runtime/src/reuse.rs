@@ -270,12 +270,17 @@ impl Ending {
 }
 
 impl Shared {
+    /// Resolves at the request's deadline.
+    pub fn poll_late(&mut self, context: &mut TaskContext<'_>) -> Poll<()> {
+        self.deadline.as_mut().poll(context)
+    }
+
     /// How the request ended; at its deadline, whatever its instance does.
     pub fn poll_ended(&mut self, context: &mut TaskContext<'_>) -> Poll<Outcome> {
         if let Poll::Ready(outcome) = Pin::new(&mut self.done).poll(context) {
             return Poll::Ready(outcome.unwrap_or(Outcome::Internal));
         }
-        ready!(self.deadline.as_mut().poll(context));
+        ready!(self.poll_late(context));
         self.give_up();
         Poll::Ready(Outcome::WallLimit)
     }
@@ -327,8 +332,8 @@ async fn run(engine: Engine, making: Making, live: Rc<Live>, registered: Registe
     }
 }
 
-/// The end of an instance, at the latest when its last request must be over: what it waits for may keep its own
-/// clocks from being looked at.
+/// The end of an instance, at the latest when its last request must be over: what it waits for may keep its own clocks
+/// from being looked at. One that takes more requests may rest for longer.
 async fn bounded<F>(metered: Metered<'_, F>, live: &Live) -> End
 where
     F: Future<Output = wasmtime::Result<()>>,
@@ -339,17 +344,14 @@ where
         if let Poll::Ready(end) = metered.as_mut().poll(context) {
             return Poll::Ready(end);
         }
-        while clock.as_mut().poll(context).is_ready() {
-            if live.deadline.get() <= clock.deadline() {
-                // Idle, it has its own clock.
-                return match live.under_way.get() {
-                    0 => Poll::Pending,
-                    _ => Poll::Ready(End::Late),
-                };
-            }
+        if clock.deadline() < live.deadline.get() {
             clock.as_mut().reset(live.deadline.get());
         }
-        Poll::Pending
+        let rests = live.under_way.get() == 0 && !live.closed.get();
+        match clock.as_mut().poll(context) {
+            Poll::Ready(()) if !rests => Poll::Ready(End::Late),
+            _ => Poll::Pending,
+        }
     })
     .await
 }
@@ -439,6 +441,9 @@ async fn one(
     };
     let (answer, relay) = accessor.with(|access| answer(access, returned?.0))?;
     let body = answer.as_ref().ok().map(|reply| reply.body.clone());
+    if let (Some(body), None) = (&body, &relay) {
+        service::settle(body).await;
+    }
     // Nobody listens if the client is gone.
     let _ = told.send(answer);
     let sent = async {

@@ -1,7 +1,10 @@
 //! One invocation: a fresh store, limits armed, the guest called, the head sent at once, the body streamed.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
 use capabilities::http::host::{HttpContext, NewRequest, offer};
@@ -86,7 +89,7 @@ pub async fn run(
 ) -> Result<http::Response<ReplyBody>, Outcome> {
     let to_head = invocation.request.method() == http::Method::HEAD;
     let observer = invocation.observer.clone();
-    let (answer, answered) = oneshot::channel();
+    let (answer, mut answered) = oneshot::channel();
     let reuse = invocation.entry.reuse.clone();
     let (mut guest, vitals) = match reuse {
         Some(reuse) if invocation.code.kind() == GuestKind::HttpService => {
@@ -99,9 +102,13 @@ pub async fn run(
             (Guest::own(tokio::task::spawn_local(live)), vitals)
         }
     };
-    match answered.await {
-        Ok(Ok(reply)) => Ok(ReplyBody::of(reply, to_head, guest, vitals)),
-        Ok(Err(GaveUp(text))) => {
+    let answer = poll_fn(|context| match Pin::new(&mut answered).poll(context) {
+        Poll::Ready(answer) => Poll::Ready(answer.ok()),
+        Poll::Pending => guest.poll_late(context).map(|()| None),
+    });
+    match answer.await {
+        Some(Ok(reply)) => Ok(ReplyBody::of(reply, to_head, guest, vitals)),
+        Some(Err(GaveUp(text))) => {
             // Its words are the guest's: bounded like all that it says.
             let text = format!("the guest answered with the error {text}\n");
             explain(observer.lines(), &text);
@@ -109,7 +116,7 @@ pub async fn run(
             Err(Outcome::BadResponse)
         }
         // The guest ended without an answer, and knows why.
-        Err(_) => Err(guest.ended().await),
+        None => Err(guest.ended().await),
     }
 }
 

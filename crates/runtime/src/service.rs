@@ -30,6 +30,9 @@ pub async fn serve(
         let (returned,) = handle.call_concurrent(accessor, (request,)).await?;
         let (answer, relay) = accessor.with(|access| answer(access, returned))?;
         let body = answer.as_ref().ok().map(|reply| reply.body.clone());
+        if let (Some(body), None) = (&body, &relay) {
+            settle(body).await;
+        }
         // Nobody listens if the client is gone; the invocation ends for that reason.
         let _ = told.send(answer);
         if let Some(relay) = relay {
@@ -63,13 +66,13 @@ pub async fn instantiate(
     instance.get_typed_func(&mut *store, function)
 }
 
-/// Whether the body came to its end. What a guest wrote last is taken in the rounds of the event loop that follow its
-/// own end.
-async fn end(body: &Outgoing) -> Result<(), Misbehaviour> {
+/// Lets the event loop go round until the body has ended, a few times at the most. What a guest has in hand when it
+/// returns arrives in these rounds: its reply then leaves whole, with its length, instead of in pieces.
+pub async fn settle(body: &Outgoing) {
     const ROUNDS: u32 = 4;
     for _ in 0..ROUNDS {
         if body.has_ended() {
-            break;
+            return;
         }
         let mut again = true;
         poll_fn(|context| match std::mem::take(&mut again) {
@@ -81,6 +84,11 @@ async fn end(body: &Outgoing) -> Result<(), Misbehaviour> {
         })
         .await;
     }
+}
+
+/// Whether the body came to its end, which may follow the guest's own.
+async fn end(body: &Outgoing) -> Result<(), Misbehaviour> {
+    settle(body).await;
     match body.is_finished() {
         true => Ok(()),
         false => Err(Misbehaviour::BodyUnfinished),

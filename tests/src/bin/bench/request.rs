@@ -50,6 +50,9 @@ const PROMISES: [Promise; 4] = [
     },
 ];
 
+/// Connections kept alive, each of which asks again when it is answered.
+const CONNECTIONS: usize = 16;
+
 pub fn measure() -> Vec<Row> {
     let plain = Plain::start(&["http1"]);
     let platform = platform(Settings::default());
@@ -61,11 +64,17 @@ pub fn measure() -> Vec<Row> {
             .says("Hello, Midge!\n");
     }
     let ours = processes(&platform);
-    let of_ours = |app: &str| cpu_us_each(&ours, || load(platform.listen, &platform.host(app)));
+    let of_ours = |app: &str| {
+        cpu_us_each(&ours, || {
+            load(platform.listen, &platform.host(app), CONNECTIONS)
+        })
+    };
 
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
-        let plain = cpu_us_each(&plain.processes(), || load(plain.address, "localhost"));
+        let plain = cpu_us_each(&plain.processes(), || {
+            load(plain.address, "localhost", CONNECTIONS)
+        });
         let ours: Vec<f64> = PROMISES
             .iter()
             .map(|promise| of_ours(promise.app))
@@ -88,10 +97,11 @@ pub fn measure() -> Vec<Row> {
     PROMISES.iter().enumerate().map(row).collect()
 }
 
-/// Asks over 16 connections for three seconds; how many replies came.
-pub fn load(address: SocketAddr, host: &str) -> f64 {
+/// Asks over so many connections for three seconds; how many replies came.
+pub fn load(address: SocketAddr, host: &str, connections: usize) -> f64 {
     let mut wrk = Command::new("wrk");
-    wrk.args(["-t1", "-c16", "-d3s", "-H", &format!("Host: {host}")])
+    wrk.args(["-t1", "-d3s", "-H", &format!("Host: {host}")])
+        .arg(format!("-c{connections}"))
         .arg(format!("http://{address}/"));
     let output = on_core(&mut wrk)
         .output()

@@ -9,6 +9,8 @@ async fn handle(request: services::Request) -> services::Answer {
     let (response, mut body) = services::begin(200, &[]);
     services::spawn_local(async move {
         body.write("so far, so good").await;
+        // What fails before its head has left is answered with the failure.
+        services::pause(50).await;
         panic!("this guest panics on purpose");
     });
     Ok(response)

@@ -141,9 +141,15 @@ fn run(wasm: &[u8]) -> (ExitStatus, Option<CompileReport>, Vec<u8>) {
 fn place(command: &mut Command, native: RawFd) {
     // SAFETY: between fork and exec only system calls are made.
     unsafe {
-        command.pre_exec(move || match libc::dup2(native, 3) {
-            3 => Ok(()),
-            _ => Err(std::io::Error::last_os_error()),
+        command.pre_exec(move || {
+            // Where it is there already, it would be closed with the others.
+            let placed = match native {
+                3 => libc::fcntl(3, libc::F_SETFD, 0) == 0,
+                _ => libc::dup2(native, 3) == 3,
+            };
+            placed
+                .then_some(())
+                .ok_or_else(std::io::Error::last_os_error)
         });
     }
 }

@@ -40,6 +40,9 @@ enum Action {
 ///
 /// With `--json`: the API's `CertificateSummary` document.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  midge certificate set shop --chain shop.pem --key shop.key")]
 struct Set {
     /// What to call it: letters a-z, digits and `-`
     name: CertificateName,
@@ -59,6 +62,10 @@ struct Set {
 ///
 /// With `--json`: an array of the API's `CertificateSummary` documents.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  midge certificate list
+  midge certificate list --json | jq -r '.[].hosts[]'")]
 struct List {
     #[command(flatten)]
     form: Form,
@@ -68,6 +75,9 @@ struct List {
 
 /// Delete a certificate: clients are not shown it any longer
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  midge certificate delete shop")]
 struct Delete {
     /// Its name, as `midge certificate list` shows it
     name: CertificateName,

@@ -41,7 +41,8 @@ fn bodies() -> BTreeMap<&'static str, Value> {
         "manifest": { "name": "a", "component": "a.wasm", "build": "make", "route": [{ "host": "a.b", "path": "/x" }],
                       "grant": { "env": { "a": "b" }, "config": { "a": "b" } },
                       "limits": { "cpu": "1ms", "wall": "1s", "memory": "1MiB" },
-                      "reply": { "compress": ["br", "zstd", "gzip"] } },
+                      "reply": { "compress": ["br", "zstd", "gzip"] },
+                      "reuse": { "requests": 1, "concurrent": 1, "idle": "1s" } },
         "wasm": Digest::of(b"a"), "wasm_bytes": 1, "kind": "http-component",
         "imports": [{ "standing": "free", "name": "a" }], "created_ms": 1, "created_by": "a",
     });
@@ -75,6 +76,10 @@ fn bodies() -> BTreeMap<&'static str, Value> {
         (
             "AppLimits",
             same::<AppLimits>(version["manifest"]["limits"].clone()),
+        ),
+        (
+            "Reuse",
+            same::<model::Reuse>(version["manifest"]["reuse"].clone()),
         ),
         (
             "Replies",
@@ -194,7 +199,12 @@ fn every_closed_word_is_described() {
     assert_eq!(
         words(&format!("{at}/Version/properties/kind/enum")),
         all(
-            &["http-component", "command-module", "command-component"],
+            &[
+                "http-component",
+                "http-service",
+                "command-module",
+                "command-component",
+            ],
             &|word| {
                 let inspection =
                     json!({ "kind": word, "componentized": false, "imports": [], "exports": [] });

@@ -59,7 +59,7 @@ pub(crate) fn entry(
             memory: asked.memory.min(ceiling.memory),
         },
         reply: version.manifest.reply,
-        reuse: version.manifest.reuse,
+        reuse: version.manifest.reuse.map(Box::new),
     }
 }
 

@@ -32,9 +32,10 @@ pub struct Entry {
     /// Left out where it asks for nothing, so that such an entry reads and hashes as it did before there was this.
     #[serde(default, skip_serializing_if = "Replies::is_default")]
     pub reply: Replies,
-    /// Whether its instances answer more than one request. Left out as above.
+    /// Whether its instances answer more than one request. Left out as above; apart, because few ask for it and each
+    /// process holds every entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reuse: Option<Reuse>,
+    pub reuse: Option<Box<Reuse>>,
 }
 
 /// One step between two generations.

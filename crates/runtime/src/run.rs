@@ -93,7 +93,7 @@ pub async fn run(
     let reuse = invocation.entry.reuse.clone();
     let (mut guest, vitals) = match reuse {
         Some(reuse) if invocation.code.kind() == GuestKind::HttpService => {
-            instances.hand(engine, reuse, invocation, answer)
+            instances.hand(engine, *reuse, invocation, answer)
         }
         _ => {
             let tracer = invocation.tracer.clone();

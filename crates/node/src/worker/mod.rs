@@ -236,11 +236,16 @@ impl Control {
                     };
                     let second = self.worker.connections.second();
                     let residents = &self.worker.residents;
-                    residents.arrived(wasm, setting, second, native, |kind, native| {
+                    let gone = residents.arrived(wasm, setting, second, native, |kind, native| {
                         // SAFETY: the descriptor came over the control socket, and the supervisor sends only native
                         // code whose signature and digest it has checked, in files that nobody can write.
                         let code = unsafe { Code::load(&self.worker.engine, kind, native) };
                         code.map_err(|error| error.to_string())
+                    });
+                    // Who waited goes first.
+                    tokio::task::spawn_local(async {
+                        tokio::task::yield_now().await;
+                        drop(gone);
                     });
                 }
                 ToWorker::Ping(number) => outbox.put(ToSupervisor::Pong(number)),

@@ -106,7 +106,9 @@ impl<C> Residents<C> {
         result.await.unwrap_or(Err(Missing::Late))
     }
 
-    /// The supervisor's answer: native code for whoever wants it, or why there is none.
+    /// The supervisor's answer: native code for whoever wants it, or why there is none. Returns what had to go for it:
+    /// taking code apart takes some tens of microseconds, which nobody who waits here should wait for too.
+    #[must_use = "what is dropped at once delays who waits"]
     pub fn arrived(
         &self,
         wasm: Digest,
@@ -114,7 +116,8 @@ impl<C> Residents<C> {
         second: u32,
         native: Result<OwnedFd, String>,
         load: impl Fn(GuestKind, OwnedFd) -> Result<C, String>,
-    ) {
+    ) -> Vec<Arc<C>> {
+        let mut gone = Vec::new();
         let mut state = self.state.borrow_mut();
         let answers = |key: &Key| key.0 == wasm && key.1.setting() == setting;
         let wanted: Vec<Key> = state.loading.keys().copied().filter(answers).collect();
@@ -132,13 +135,15 @@ impl<C> Residents<C> {
                 .map_err(|refusal| Missing::Refused(refusal.into()));
             if let Ok(code) = &result {
                 let code = code.clone();
-                state.codes.insert(key, Resident { code, used: second });
+                let evicted = state.codes.insert(key, Resident { code, used: second });
+                gone.extend(evicted.map(|resident| resident.code));
             }
             for waiter in loading.waiting {
                 // Who no longer waits has gone with its client.
                 let _ = waiter.send(result.clone());
             }
         }
+        gone
     }
 
     /// An app has left this code; if nothing uses it from now on, it goes after [`limits::RETIRED`].
@@ -190,7 +195,7 @@ mod tests {
         Ok(tempfile::tempfile().unwrap().into())
     }
 
-    fn arrive(residents: &Residents<u8>, number: u8, second: u32) {
+    fn arrive(residents: &Residents<u8>, number: u8, second: u32) -> Vec<Arc<u8>> {
         residents.arrived(
             key(number).0,
             EngineSetting::A,
@@ -200,7 +205,7 @@ mod tests {
                 assert_eq!(kind, KIND);
                 Ok(number)
             },
-        );
+        )
     }
 
     #[tokio::test]
@@ -208,7 +213,7 @@ mod tests {
         let residents = Residents::new(4);
         let asked = Cell::new(0);
         let wants = (0..5).map(|_| residents.load(key(1), 0, || asked.set(asked.get() + 1)));
-        let supervisor = async { arrive(&residents, 1, 0) };
+        let supervisor = async { drop(arrive(&residents, 1, 0)) };
         let (got, ()) = tokio::join!(join_all(wants), supervisor);
         assert!(got.iter().all(|code| **code.as_ref().unwrap() == 1));
         assert_eq!((asked.get(), residents.len()), (1, 1));
@@ -224,13 +229,14 @@ mod tests {
             let want = residents.load(key(1), 0, || asked.set(true));
             let supervisor = async {
                 let refusal = Err("no such file".to_owned());
-                residents.arrived(
+                let gone = residents.arrived(
                     key(1).0,
                     EngineSetting::A,
                     0,
                     refusal,
                     |_, _| unreachable!(),
                 );
+                assert!(gone.is_empty());
             };
             let (got, ()) = tokio::join!(want, supervisor);
             let missing = got.unwrap_err();
@@ -252,7 +258,7 @@ mod tests {
                 residents.tick(second);
             }
             // Nobody waits any more.
-            arrive(&residents, 1, 31);
+            assert!(arrive(&residents, 1, 31).is_empty());
         };
         let (got, ()) = tokio::join!(residents.load(key(1), 0, || {}), waits);
         assert_eq!(got.unwrap_err(), Missing::Late);
@@ -265,7 +271,7 @@ mod tests {
         let loads = (0..65).map(|number| residents.load(key(number), 0, || {}));
         let supervisor = async {
             tokio::task::yield_now().await;
-            (0..64).for_each(|number| arrive(&residents, number, 0));
+            (0..64).for_each(|number| drop(arrive(&residents, number, 0)));
         };
         let (got, ()) = tokio::join!(join_all(loads), supervisor);
         assert_eq!(got.iter().filter(|code| code.is_ok()).count(), 64);
@@ -276,13 +282,15 @@ mod tests {
     #[tokio::test]
     async fn code_in_use_outlives_its_eviction() {
         let residents = Residents::new(1);
-        let (first, ()) = tokio::join!(residents.load(key(1), 0, || {}), async {
+        let (first, gone) = tokio::join!(residents.load(key(1), 0, || {}), async {
             arrive(&residents, 1, 0)
         });
-        let (second, ()) = tokio::join!(residents.load(key(2), 0, || {}), async {
+        assert!(gone.is_empty());
+        let (second, gone) = tokio::join!(residents.load(key(2), 0, || {}), async {
             arrive(&residents, 2, 0)
         });
         assert_eq!((*first.unwrap(), *second.unwrap()), (1, 2));
+        assert_eq!(*gone[0], 1);
         assert_eq!(residents.len(), 1);
         assert!(residents.find(&key(1), 0).is_none());
     }
@@ -292,7 +300,7 @@ mod tests {
         let residents = Residents::new(4);
         for number in [1, 2] {
             let load = residents.load(key(number), 0, || {});
-            let (got, ()) = tokio::join!(load, async { arrive(&residents, number, 0) });
+            let (got, _) = tokio::join!(load, async { arrive(&residents, number, 0) });
             got.unwrap();
             residents.retire(key(number), 5);
         }

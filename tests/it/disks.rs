@@ -399,6 +399,25 @@ fn native_code_that_cannot_be_read_is_made_anew_or_named_and_never_run() {
     site.serves();
     assert!(disk.met() > 0);
     disk.heals();
+    // Neither is it believed any longer once a page of it, mapped, ended a worker. The first signal is taken back by who
+    // looks for overflows of the stack.
+    let native = native_of(&site.platform, &guest("hello"));
+    let inode = fs::metadata(&native).unwrap().ino();
+    disk.fails_within(&[Read], EIO, inode);
+    let worker = site.platform.workers()[0];
+    eventually("the worker ends", || {
+        if tests::lives(worker) {
+            site.platform.signal(worker, libc::SIGBUS);
+        }
+        (!tests::lives(worker)).then_some(())
+    });
+    eventually("a worker serves", || {
+        let reply = site.platform.connect("hello").get("/").ok()?;
+        (reply.status() == 200).then_some(())
+    });
+    site.serves();
+    assert_ne!(fs::metadata(&native).unwrap().ino(), inode);
+    disk.heals();
     // Nothing of it can be read wherever it lies: its app alone is refused, and comes back by itself.
     let name = native.file_name().unwrap().to_str().unwrap().to_owned();
     site.platform.stop();
@@ -607,7 +626,7 @@ fn files_that_may_not_be_used_are_named_and_what_is_served_is_served_on() {
                 .extension()
                 .is_some_and(|extension| extension != "wasm")
             {
-                fs::set_permissions(&path, Permissions::from_mode(0)).unwrap();
+                fs::set_permissions(&path, Permissions::from_mode(0o000)).unwrap();
             }
         }
         site.platform.start_again();

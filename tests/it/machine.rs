@@ -3,9 +3,7 @@
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt as _;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use tests::{Platform, Settings, guest, variant};
@@ -174,52 +172,11 @@ fn damaged_artifacts_are_made_anew_or_named() {
 
 #[test]
 fn a_full_disk_is_named_and_nothing_is_lost() {
-    let script = r#"
-        set -eu
-        mount -t tmpfs -o size=48m tmpfs "$1"
-        shift
-        exec "$@"
-    "#;
-    let folder = tempfile::tempdir().unwrap();
-    let mut probe = Command::new("unshare");
-    probe
-        .args(["-Urm", "sh", "-c", script, "sh"])
-        .arg(folder.path())
-        .arg("true");
-    if !probe.output().is_ok_and(|output| output.status.success()) {
-        return tests::skip(
-            "a full disk",
-            "this machine makes no unprivileged mount namespaces",
-        );
-    }
-    // The whole test again, in a namespace of its own with a small disk under its temporary files.
-    if std::env::var_os("TMPDIR_IS_SMALL").is_none() {
-        let mut again = Command::new("unshare");
-        again
-            .args(["-Urm", "sh", "-c", script, "sh"])
-            .arg(folder.path());
-        again.arg(std::env::current_exe().unwrap());
-        again.args([
-            "--exact",
-            "machine::a_full_disk_is_named_and_nothing_is_lost",
-            "--nocapture",
-        ]);
-        again
-            .env("TMPDIR", folder.path())
-            .env("TMPDIR_IS_SMALL", "1");
-        // SAFETY: `prctl` is safe to call between fork and exec.
-        unsafe {
-            again.pre_exec(|| {
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                Ok(())
-            });
-        }
-        let output = again.output().unwrap();
-        let said =
-            String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
-        return;
-    }
+    let name = "machine::a_full_disk_is_named_and_nothing_is_lost";
+    tests::disk::apart("a full disk", name, "size=48m", fill_the_disk);
+}
+
+fn fill_the_disk() {
     let mut platform = Platform::start();
     platform.deploy("hello", &guest("hello"));
     let fill = platform.folder().join("fill");

@@ -7,6 +7,7 @@ mod compile_bombs;
 mod compression;
 mod deployments;
 mod dev;
+mod disks;
 mod examples;
 mod flips;
 mod guests;

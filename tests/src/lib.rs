@@ -7,6 +7,7 @@ mod client;
 pub mod collector;
 mod command_line;
 mod dev;
+pub mod disk;
 mod guest;
 pub mod http2;
 pub mod load;

@@ -16,6 +16,7 @@ use crate::natives::digest_of;
 use crate::pins::Pin;
 use crate::records::{RecordsError, SCHEMA, connect, versions};
 use crate::restore::UPLOADS;
+use crate::temporary;
 
 /// Why there is no backup.
 #[derive(Debug, thiserror::Error)]
@@ -143,7 +144,7 @@ async fn snapshot(platform: &Platform) -> Result<TempPath, BackupError> {
     );
     blocking(move || {
         let doing = "copying the records";
-        let to = tempfile::NamedTempFile::new_in(folder)
+        let to = temporary::file_in(&folder)
             .map_err(|error| BackupError::Io { doing, error })?
             .into_temp_path();
         let connection = connect(&from, OpenFlags::SQLITE_OPEN_READ_WRITE)?;

@@ -21,6 +21,8 @@ use tempfile::NamedTempFile;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, Command};
 
+use crate::temporary;
+
 /// Native code as the child made it, in a temporary file.
 pub(crate) struct Compiled {
     pub inspection: Inspection,
@@ -299,7 +301,7 @@ fn keep(
         return Err(failed(text));
     }
     code.rewind().map_err(io("reading the native code"))?;
-    let mut file = NamedTempFile::new_in(folder).map_err(io("keeping the native code"))?;
+    let mut file = temporary::file_in(folder).map_err(io("keeping the native code"))?;
     let (mut hasher, mut piece) = (Hasher::new(), vec![0; 256 << 10]);
     loop {
         let count = code

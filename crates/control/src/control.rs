@@ -28,7 +28,10 @@ use crate::turns::Turns;
 /// Why the control plane cannot begin.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("while making ready the data folder `{}`: {error}", path.display())]
+    #[error(
+        "while making ready the data folder `{}`: {error}; see to the disk and to who may read and write there",
+        path.display()
+    )]
     Folder {
         path: PathBuf,
         error: std::io::Error,
@@ -157,6 +160,7 @@ impl Control {
         platform.spawn(certificates::tell_ended(platform.clone()));
         let mends = platform.distribution.mends();
         platform.spawn(mend::run(platform.clone(), mends));
+        platform.spawn(tell_stopped(platform.clone()));
         platform.spawn(look_through(platform.clone()));
         Ok(Self(platform))
     }
@@ -333,6 +337,12 @@ async fn adopt_restored(data: &Path, distribution: &dyn Distribution) -> Result<
         }
     }
     tokio::fs::remove_dir_all(&folder).await.map_err(failed)
+}
+
+/// Tells of records that take no more.
+async fn tell_stopped(platform: Arc<Platform>) {
+    let why = platform.records.stopped().await;
+    platform.notice(why.to_string());
 }
 
 /// Looks at everything that is kept, what is served now first: makes native code that is damaged or missing, which after an

@@ -19,13 +19,18 @@ pub(crate) const SECRETS: &str = "secrets";
 /// Why a key could not be read or made.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    #[error("while reading or making the key `{}`: {error}", path.display())]
+    #[error(
+        "while reading or making the key `{}`: {error}; see to the disk and to who may read and write there",
+        path.display()
+    )]
     Io { path: PathBuf, error: io::Error },
     #[error("the key `{}` is damaged: {error}; restore it from a backup", path.display())]
     Damaged {
         path: PathBuf,
         error: SignatureError,
     },
+    #[error("the key `{}` is damaged: it is all zeros; restore it from a backup", .0.display())]
+    Zeros(PathBuf),
     #[error("the operating system gave no random bytes: {0}")]
     Random(getrandom::Error),
 }
@@ -78,12 +83,17 @@ fn load_or_make(path: &Path) -> Result<[u8; 32], KeyError> {
         Ok(file) => {
             let mut bytes = Vec::new();
             file.take(33).read_to_end(&mut bytes).map_err(io)?;
-            bytes
+            let key: [u8; 32] = bytes
                 .try_into()
                 .map_err(|bytes: Vec<u8>| KeyError::Damaged {
                     path: path.to_owned(),
                     error: SignatureError::KeyLength(bytes.len()),
-                })
+                })?;
+            // What a file system leaves of a file whose bytes never arrived; anybody could sign with it.
+            if key == [0; 32] {
+                return Err(KeyError::Zeros(path.to_owned()));
+            }
+            Ok(key)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let mut seed = [0; 32];
@@ -140,9 +150,11 @@ mod tests {
         assert_eq!(again.open("a", &sealed).unwrap(), b"b");
         for name in FILES {
             let whole = std::fs::read(keys.join(name)).unwrap();
-            std::fs::write(keys.join(name), b"short").unwrap();
-            let text = Keys::open(&keys).err().unwrap().to_string();
-            assert!(text.contains(name) && text.contains("damaged"), "{text}");
+            for wrong in [&b"short"[..], &[0; 32]] {
+                std::fs::write(keys.join(name), wrong).unwrap();
+                let text = Keys::open(&keys).err().unwrap().to_string();
+                assert!(text.contains(name) && text.contains("damaged"), "{text}");
+            }
             std::fs::write(keys.join(name), whole).unwrap();
         }
     }

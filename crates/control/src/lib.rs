@@ -23,6 +23,7 @@ mod rollout;
 mod routes;
 mod seal;
 mod settings;
+mod temporary;
 mod tenants;
 mod tokens;
 mod turns;

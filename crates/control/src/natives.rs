@@ -8,11 +8,11 @@ use std::sync::Arc;
 use distribution::{Distribution, DistributionError};
 use model::pipe::Inspection;
 use model::{ArtifactKey, BuildKey, Digest, Hasher, NativeHeader, Signed, TenantName};
-use tempfile::NamedTempFile;
 
 use crate::compile::{CompileError, Compiled, compile};
 use crate::keys::Keys;
 use crate::records::{Records, RecordsError, uploads};
+use crate::temporary;
 use crate::turns::{TurnError, Turns};
 
 /// Why there is no native code for an upload.
@@ -192,7 +192,7 @@ impl Natives {
             return Ok(inspection);
         }
         let upload = self.distribution.fetch(&ArtifactKey::Wasm(wasm)).await?;
-        if !has_digest(upload.clone(), wasm).await {
+        if digested(upload.clone()).await? != wasm {
             return Err(NativeError::DamagedUpload(wasm));
         }
         let compiled = compile(&self.command, &upload, &self.temporary).await?;
@@ -227,7 +227,7 @@ impl Natives {
             let doing = "keeping the native code";
             CompileError::Io { doing, error }
         };
-        let mut header_file = NamedTempFile::new_in(&self.temporary).map_err(kept)?;
+        let mut header_file = temporary::file_in(&self.temporary).map_err(kept)?;
         header_file.write_all(&header).map_err(kept)?;
         let key = ArtifactKey::Native(wasm, build.clone());
         self.distribution.put(&key, file.path()).await?;
@@ -252,10 +252,18 @@ pub(crate) fn not_made(wasm: &Digest, error: &NativeError) -> String {
     format!("the upload `{}` has no native code: {error}", wasm.short())
 }
 
-/// Whether a file is what its digest says.
+/// Whether a file is what its digest says. One that cannot be read is not.
 pub(crate) async fn has_digest(path: PathBuf, digest: Digest) -> bool {
+    digested(path).await.is_ok_and(|found| found == digest)
+}
+
+async fn digested(path: PathBuf) -> Result<Digest, CompileError> {
     let digested = tokio::task::spawn_blocking(move || digest_of(&path)).await;
-    matches!(digested, Ok(Ok(found)) if found == digest)
+    let digested = digested.unwrap_or_else(|stopped| Err(std::io::Error::other(stopped)));
+    digested.map_err(|error| CompileError::Io {
+        doing: "reading the upload",
+        error,
+    })
 }
 
 /// The digest of a file's content.

@@ -126,11 +126,8 @@ async fn find(platform: &Platform, token: TokenText, now: u64) -> Result<Caller,
             .records
             .write(move |t| tokens::touch(t, &id, now))
             .await;
-        match touched {
-            // When it was used last is not worth a refusal.
-            Ok(()) | Err(RecordsError::DiskFull) => {}
-            Err(error) => return Err(error.into()),
-        }
+        // When it was used last is not worth a refusal: what a disk that takes nothing still tells can be asked for.
+        drop(touched);
     }
     Ok(Caller {
         token: known.summary.id,

@@ -55,8 +55,15 @@ impl Folder {
             file.set_modified(SystemTime::now())?;
             file.set_permissions(Permissions::from_mode(0o400))?;
             file.sync_all()?;
-            fs::rename(&unfinished, self.place_of(key))?;
-            self.sync()
+            let place = self.place_of(key);
+            let is_new = !place.try_exists()?;
+            fs::rename(&unfinished, &place)?;
+            self.sync().inspect_err(|_| {
+                // Whoever finds it would take it for kept. One that was there before is as good as this one.
+                if is_new {
+                    let _ = fs::remove_file(&place);
+                }
+            })
         };
         place().map_err(|error| {
             // Best effort: the next start removes it otherwise.

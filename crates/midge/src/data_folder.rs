@@ -55,8 +55,11 @@ impl DataFolder {
             let failure =
                 Failure::failed(format!("the data folder `{shown}` cannot be used: {error}"));
             match error.kind() {
-                io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => failure
+                io::ErrorKind::PermissionDenied => failure
                     .hint("give it to the user that runs Midge, or name another with `--data DIR`"),
+                io::ErrorKind::ReadOnlyFilesystem => failure.hint(
+                    "its disk is read-only: mount it writable (if the kernel made it so after an error, see to the disk first), or name another with `--data DIR`",
+                ),
                 io::ErrorKind::StorageFull => {
                     failure.hint("make room, or name a folder elsewhere with `--data DIR`")
                 }

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::config::Settings;
 use crate::data_folder::DataFolder;
-use crate::failure::{Failure, While as _};
+use crate::failure::Failure;
 use crate::telemetry::Log;
 
 /// This program, whatever lies at its path by now: workers and compile children are of the build that starts them.
@@ -55,9 +55,11 @@ impl Node {
 /// Where the control plane and the node meet.
 pub fn distribution(folder: &DataFolder) -> Result<Arc<dyn Distribution>, Failure> {
     let embedded = Embedded::new(folder.path().join("artifacts"));
-    Ok(Arc::new(
-        embedded.or_fail(|| "opening the artifacts".into())?,
-    ))
+    let embedded = embedded.map_err(|error| {
+        Failure::failed(format!("the platform cannot start: {error}"))
+            .hint("see to the disk and to who may read and write there")
+    });
+    Ok(Arc::new(embedded?))
 }
 
 /// The control plane over the records in the data folder; `port` is the one that apps answer at.

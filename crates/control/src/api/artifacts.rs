@@ -19,6 +19,7 @@ use crate::auth::{Caller, Reach};
 use crate::control::Platform;
 use crate::natives::has_digest;
 use crate::records::uploads;
+use crate::temporary;
 use crate::tokens;
 
 type Control = State<Arc<Platform>>;
@@ -113,7 +114,7 @@ async fn receive(
     mut body: Body,
     limit: Size,
 ) -> Result<(TempPath, u64, Digest), Refused> {
-    let (file, path) = tempfile::NamedTempFile::new_in(&platform.temporary)?.into_parts();
+    let (file, path) = temporary::file_in(&platform.temporary)?.into_parts();
     let mut file = tokio::fs::File::from_std(file);
     let (mut hasher, mut bytes) = (Hasher::new(), 0);
     let wait = limits::BODY_WAIT.default;

@@ -1,11 +1,14 @@
 //! Refusals: every error of the API as `application/problem+json`, with its stable code and its status.
 
+use std::fmt::Display;
+
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use distribution::DistributionError;
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, StatusCode};
 use model::api::Problem;
+use rustix::io::Errno;
 
 use crate::auth::NotAllowed;
 use crate::backup::BackupError;
@@ -66,6 +69,17 @@ impl Refused {
         Self::new(507, "disk-full", "the disk is full", detail)
     }
 
+    /// `error` as whoever asked may read it, `why` as the operator does.
+    fn disk_failed(error: impl Display, why: impl ToString) -> Self {
+        let detail = format!(
+            "the platform cannot use its disk ({error}); nothing was changed: its operator was told more and has to see to the disk, then try again"
+        );
+        Self {
+            inner: Some(why.to_string()),
+            ..Self::new(500, "disk-failed", "the disk failed", detail)
+        }
+    }
+
     fn retry_after(self, seconds: u64) -> Self {
         Self {
             retry_after: Some(seconds),
@@ -102,13 +116,33 @@ pub(crate) fn is_disk_full(error: &std::io::Error) -> bool {
     matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
+/// Whether an error of the file system means that the disk, or who may use it, is to be seen to.
+fn is_disk_failed(error: &std::io::Error) -> bool {
+    let failed = [
+        Errno::IO,
+        Errno::ROFS,
+        Errno::ACCESS,
+        Errno::PERM,
+        Errno::UCLEAN,
+        Errno::STALE,
+    ];
+    Errno::from_io_error(error).is_some_and(|errno| failed.contains(&errno))
+}
+
+/// What an error of the file system means; `why` is what the operator reads of it.
+fn of_disk(error: &std::io::Error, why: impl ToString) -> Refused {
+    if is_disk_full(error) {
+        Refused::disk_full()
+    } else if is_disk_failed(error) {
+        Refused::disk_failed(error, why)
+    } else {
+        Refused::internal(why)
+    }
+}
+
 impl From<std::io::Error> for Refused {
     fn from(error: std::io::Error) -> Self {
-        if is_disk_full(&error) {
-            Self::disk_full()
-        } else {
-            Self::internal(error)
-        }
+        of_disk(&error, &error)
     }
 }
 
@@ -121,6 +155,24 @@ impl From<RecordsError> for Refused {
                 Self::new(503, "records-busy", title, error.to_string()).retry_after(1)
             }
             RecordsError::Closed => stopping(),
+            RecordsError::DiskFailed(ref sqlite)
+            | RecordsError::Unopened {
+                error: ref sqlite, ..
+            } => Self::disk_failed(sqlite, &error),
+            RecordsError::Unsynced(ref sqlite) => {
+                let detail = format!(
+                    "the platform's disk failed before this had reached it ({sqlite}); whether it was made is known once the platform's operator, who was told more, has seen to the disk and started it again: look then, and try again"
+                );
+                Self {
+                    inner: Some(error.to_string()),
+                    ..Self::new(500, "disk-failed", "the disk failed", detail)
+                }
+            }
+            RecordsError::Stopped { .. } => {
+                let title = "the records take no more";
+                let detail = "the platform's disk failed, and nothing can be asked or changed before its operator, who was told more, has seen to the disk and started the platform again; apps are served on";
+                Self::new(503, "records-stopped", title, detail)
+            }
             other => Self::internal(other),
         }
     }
@@ -129,7 +181,9 @@ impl From<RecordsError> for Refused {
 impl From<DistributionError> for Refused {
     fn from(error: DistributionError) -> Self {
         match error {
-            DistributionError::Io { ref error, .. } if is_disk_full(error) => Self::disk_full(),
+            DistributionError::Io {
+                error: ref cause, ..
+            } => of_disk(cause, &error),
             DistributionError::NoArtifact(_) => {
                 let title = "an artifact is not kept";
                 let detail = format!("{error}; upload it again");
@@ -266,8 +320,7 @@ impl From<CompileError> for Refused {
             CompileError::Refused { code, text } => {
                 return Self::new(422, &code, "the upload cannot be served", text);
             }
-            CompileError::Io { error, .. } if is_disk_full(&error) => return Self::disk_full(),
-            CompileError::Io { .. } => return Self::internal(text),
+            CompileError::Io { error, .. } => return of_disk(&error, text),
             CompileError::CpuLimit(_) => (422, "compile-cpu-limit"),
             CompileError::MemoryLimit(_) => (422, "compile-memory-limit"),
             CompileError::OutputLimit(_) => (422, "compile-output-limit"),

@@ -1,15 +1,19 @@
 //! The records of one machine: a SQLite file, and the one thread that touches it.
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use model::limits;
+use rusqlite::config::DbConfig;
 use rusqlite::functions::FunctionFlags;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::schema::MIGRATIONS;
 use super::{RecordsError, SCHEMA};
@@ -22,6 +26,8 @@ struct Inner {
     path: PathBuf,
     jobs: mpsc::Sender<Job>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    /// Why they take no more.
+    stopped: watch::Receiver<Option<String>>,
 }
 
 enum Job {
@@ -32,8 +38,9 @@ enum Job {
 /// Whether the connection may be used after a job.
 enum Next {
     Go,
-    /// A failed fsync leaves it unknown what is on disk: nothing after it may be believed.
-    Stop,
+    /// A failed fsync, and why: it is unknown what is on disk, and another fsync may succeed without having written it.
+    /// Nothing after it may be believed.
+    Stop(String),
 }
 
 impl Records {
@@ -42,16 +49,22 @@ impl Records {
     /// # Errors
     /// A damaged file and one with a newer schema are refused and left as they are.
     pub fn open(path: &Path) -> Result<Self, RecordsError> {
+        write_log_again(path).map_err(|error| RecordsError::Log {
+            path: log_of(path),
+            error,
+        })?;
         let mut connection = open(path).map_err(|error| named(error, path))?;
         let (jobs, queue) = mpsc::channel(limits::RECORDS_QUEUE.default as usize);
+        let (stop, stopped) = watch::channel(None);
         let thread = std::thread::Builder::new()
             .name("records".into())
-            .spawn(move || work(&mut connection, queue))
+            .spawn(move || work(&mut connection, queue, &stop))
             .map_err(|_| RecordsError::Closed)?;
         Ok(Self(Arc::new(Inner {
             path: path.to_owned(),
             jobs,
             thread: Mutex::new(Some(thread)),
+            stopped,
         })))
     }
 
@@ -98,6 +111,27 @@ impl Records {
         }
     }
 
+    /// Waits until the disk has failed so that they take no more, and says why. Does not return if they are closed
+    /// before.
+    pub async fn stopped(&self) -> RecordsError {
+        let mut stopped = self.0.stopped.clone();
+        if stopped.wait_for(Option::is_some).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        self.closed()
+    }
+
+    /// Why nobody answers.
+    fn closed(&self) -> RecordsError {
+        match &*self.0.stopped.borrow() {
+            None => RecordsError::Closed,
+            Some(why) => RecordsError::Stopped {
+                path: self.0.path.clone(),
+                why: why.clone(),
+            },
+        }
+    }
+
     async fn submit<T, E>(
         &self,
         job: impl FnOnce(&mut Connection) -> (Result<T, E>, Next) + Send + 'static,
@@ -116,17 +150,22 @@ impl Records {
         let wait = limits::RECORDS_WAIT.default.duration();
         match tokio::time::timeout(wait, self.0.jobs.send(job)).await {
             Err(_) => Err(RecordsError::Busy(limits::RECORDS_QUEUE.default).into()),
-            Ok(Err(_)) => Err(RecordsError::Closed.into()),
-            Ok(Ok(())) => answer
-                .await
-                .unwrap_or_else(|_| Err(RecordsError::Closed.into())),
+            Ok(Err(_)) => Err(self.closed().into()),
+            Ok(Ok(())) => answer.await.unwrap_or_else(|_| Err(self.closed().into())),
         }
     }
 }
 
-fn work(connection: &mut Connection, mut queue: mpsc::Receiver<Job>) {
+fn work(
+    connection: &mut Connection,
+    mut queue: mpsc::Receiver<Job>,
+    stop: &watch::Sender<Option<String>>,
+) {
     while let Some(Job::Run(job)) = queue.blocking_recv() {
-        if let Next::Stop = job(connection) {
+        if let Next::Stop(why) = job(connection) {
+            stop.send_replace(Some(why));
+            // Closing moves nothing from the log into the file: the next start does, from what it finds.
+            let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
             return;
         }
     }
@@ -136,13 +175,13 @@ fn transact<T, E: From<RecordsError>>(
     connection: &mut Connection,
     change: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
 ) -> (Result<T, E>, Next) {
-    let refuse = |error: rusqlite::Error| {
-        let next = if is_failed_sync(&error) {
-            Next::Stop
-        } else {
-            Next::Go
-        };
-        (Err(RecordsError::from(error).into()), next)
+    let refuse = |error: rusqlite::Error| match is_failed_sync(&error) {
+        true => {
+            let why = error.to_string();
+            let refusal = RecordsError::Unsynced(error);
+            (Err(refusal.into()), Next::Stop(why))
+        }
+        false => (Err(RecordsError::from(error).into()), Next::Go),
     };
     let transaction = match connection.transaction_with_behavior(TransactionBehavior::Immediate) {
         Ok(transaction) => transaction,
@@ -183,11 +222,40 @@ fn open(path: &Path) -> Result<Connection, RecordsError> {
     check_version(&connection, path)?;
     connection.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;
-         PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;",
+         PRAGMA trusted_schema = OFF; PRAGMA cell_size_check = ON;
+         -- Nothing is written, and no fsync can fail, before the commit.
+         PRAGMA cache_spill = OFF;",
     )?;
     check_content(&connection, path)?;
     migrate_to(&mut connection, SCHEMA)?;
     Ok(connection)
+}
+
+/// Where SQLite logs what is not in the file at `path` yet.
+fn log_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
+}
+
+/// Writes what the log holds to where it lies already, and has it on disk.
+///
+/// After an fsync that failed, the kernel may hold pages that never reached the disk, and take them for clean. What is read
+/// of them now and believed would be gone after a power loss, and all that follows it in the log with it.
+fn write_log_again(path: &Path) -> io::Result<()> {
+    let log = match File::options().read(true).write(true).open(log_of(path)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
+    };
+    let (mut at, mut piece) = (0, vec![0; 256 << 10]);
+    loop {
+        let count = log.read_at(&mut piece, at)?;
+        if count == 0 {
+            return log.sync_data();
+        }
+        log.write_all_at(&piece[..count], at)?;
+        at += count as u64;
+    }
 }
 
 /// A connection to a file of records that knows the functions which its schema names. Nothing is checked.
@@ -323,7 +391,9 @@ fn named(error: RecordsError, path: &Path) -> RecordsError {
     let path = path.to_owned();
     match error {
         RecordsError::Damaged { found, .. } => RecordsError::Damaged { path, found },
-        RecordsError::Failed(error) => RecordsError::Unopened { path, error },
+        RecordsError::DiskFailed(error) | RecordsError::Failed(error) => {
+            RecordsError::Unopened { path, error }
+        }
         other => other,
     }
 }

@@ -51,7 +51,18 @@ pub enum RecordsError {
         path.display()
     )]
     ReadOnly { path: PathBuf },
-    #[error("the records cannot be opened at `{}`: {error}", path.display())]
+    #[error(
+        "the log of the records `{}` cannot be read and written: {error}; see to the disk and to who may write there, then start again",
+        path.display()
+    )]
+    Log {
+        path: PathBuf,
+        error: std::io::Error,
+    },
+    #[error(
+        "the records cannot be opened at `{}`: {error}; see to the disk and to who may read and write there, then start again",
+        path.display()
+    )]
     Unopened {
         path: PathBuf,
         error: rusqlite::Error,
@@ -60,8 +71,17 @@ pub enum RecordsError {
     Unreadable(String),
     #[error("the records are busy: {0} requests wait already; try again")]
     Busy(u64),
-    #[error("the records are closed: the platform is stopping, or its disk failed")]
+    #[error("the records are closed: the platform is stopping")]
     Closed,
+    #[error("the disk that holds the records failed: {0}")]
+    DiskFailed(rusqlite::Error),
+    #[error("the disk that holds the records failed before a change had reached it: {0}")]
+    Unsynced(rusqlite::Error),
+    #[error(
+        "the records in `{}` take no more: what was written last may not have reached the disk ({why}). Apps are served on; see to the disk, then start midge again: all that was acknowledged is there",
+        path.display()
+    )]
+    Stopped { path: PathBuf, why: String },
     #[error("the records failed: {0}")]
     Failed(rusqlite::Error),
 }
@@ -71,6 +91,10 @@ impl From<rusqlite::Error> for RecordsError {
         match &error {
             rusqlite::Error::SqliteFailure(failure, text) => match failure.code {
                 ErrorCode::DiskFull => Self::DiskFull,
+                ErrorCode::SystemIoFailure
+                | ErrorCode::ReadOnly
+                | ErrorCode::CannotOpen
+                | ErrorCode::PermissionDenied => Self::DiskFailed(error),
                 ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => Self::Damaged {
                     path: PathBuf::from("records.db"),
                     found: text.clone().unwrap_or_else(|| failure.to_string()),

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::Notice;
 use super::last_good::{Damage, Found, LastGood};
-use super::plan::{self, Proof, Refusal, Taken};
+use super::plan::{self, Refusal, Taken};
 use super::report::Standing;
 
 /// How long a start waits for what the distribution has already.
@@ -21,6 +21,8 @@ const WHOLE_WAIT: Duration = Duration::from_secs(10);
 /// The pauses between attempts, which double from the first to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How often what could not be put on disk is tried again.
+const KEEP_AGAIN: Duration = Duration::from_secs(2);
 
 /// Follows the catalog for one node.
 pub struct Agent {
@@ -31,6 +33,8 @@ pub struct Agent {
     /// Where that lies.
     path: PathBuf,
     catalogs: watch::Sender<Arc<Catalog>>,
+    /// The newest generation, if it is not on disk.
+    unkept: Option<Taken>,
     standing: watch::Sender<Standing>,
     notice: Notice,
 }
@@ -66,6 +70,7 @@ impl Agent {
             last_good: Arc::new(Mutex::new(found.last_good)),
             path,
             catalogs: watch::Sender::new(Arc::new(found.catalog)),
+            unkept: None,
             standing,
             notice,
         }
@@ -122,7 +127,13 @@ impl Agent {
     }
 
     async fn step(&mut self) -> Result<(), NotTaken> {
-        let changed = self.distribution.changed(self.held().generation()).await?;
+        let generation = self.held().generation();
+        let changed = loop {
+            tokio::select! {
+                changed = self.distribution.changed(generation) => break changed?,
+                () = tokio::time::sleep(KEEP_AGAIN), if self.unkept.is_some() => self.keep_again().await,
+            }
+        };
         self.take(changed).await
     }
 
@@ -162,20 +173,28 @@ impl Agent {
 
     /// Hands a good generation to the workers, and keeps it. Workers do not wait for the disk; the report does.
     async fn serve(&mut self, taken: Taken) {
-        let Taken { catalog, proof } = taken;
-        let catalog = Arc::new(catalog);
-        let generation = catalog.generation();
+        let catalog = Arc::new(taken.catalog.clone());
         self.catalogs.send_replace(catalog.clone());
         self.standing
             .send_modify(|standing| standing.refused = None);
-        let kept = self.keep(catalog.clone(), proof).await;
-        self.tell_kept(generation, kept);
+        self.keep(taken).await;
         self.compact(catalog).await;
     }
 
-    async fn keep(&self, catalog: Arc<Catalog>, proof: Proof) -> io::Result<()> {
-        self.on_disk(move |last_good| last_good.keep(&catalog, &proof))
-            .await
+    async fn keep_again(&mut self) {
+        if let Some(unkept) = self.unkept.take() {
+            self.keep(unkept).await;
+        }
+    }
+
+    async fn keep(&mut self, taken: Taken) {
+        let generation = taken.catalog.generation();
+        let keeping = taken.clone();
+        let kept = self
+            .on_disk(move |last_good| last_good.keep(&keeping.catalog, &keeping.proof))
+            .await;
+        self.unkept = kept.is_err().then_some(taken);
+        self.tell_kept(generation, kept);
     }
 
     async fn compact(&self, catalog: Arc<Catalog>) {
@@ -210,8 +229,11 @@ impl Agent {
                 path.display()
             )
         });
-        if let Some(text) = &not_kept {
-            (self.notice)(text);
+        let told = self.standing.borrow().not_kept.clone();
+        match &not_kept {
+            Some(text) if not_kept != told => (self.notice)(text),
+            None if told.is_some() => (self.notice)(&format!("generation {generation} is kept")),
+            _ => {}
         }
         self.standing.send_modify(|standing| {
             standing.kept = generation;

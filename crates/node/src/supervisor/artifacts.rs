@@ -143,6 +143,11 @@ impl Artifacts {
         self.ready(wanted).unwrap_or(Err(NativeRefused::Changed))
     }
 
+    /// Verifies everything once more when it is asked for next: what is mapped may have become unreadable since.
+    pub fn doubt(&self) {
+        self.known().clear();
+    }
+
     /// Verifies, and what does not stand the test is made anew and verified once more.
     async fn verify(self: Arc<Self>, wanted: Wanted) -> Result<(), NativeRefused> {
         let generation = self.generation();

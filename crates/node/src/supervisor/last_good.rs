@@ -23,6 +23,8 @@ const HEADER_BYTES: usize = 20;
 /// Why the kept catalog is not believed. It is set aside, and the next good generation takes its place.
 #[derive(Debug, thiserror::Error)]
 pub enum Damage {
+    #[error("it cannot be read: {0}")]
+    Disk(io::Error),
     #[error("it does not begin as a kept catalog of this version of Midge does")]
     Form,
     #[error("record {number} at byte {at} is not what was written")]
@@ -90,22 +92,26 @@ impl LastGood {
         };
         let bytes = match fs::read(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(found),
-            read => read?,
+            // What lies in a broken place of the disk is as good as damaged.
+            Err(error) if error.raw_os_error() == Some(libc::EIO) => Err(Damage::Disk(error)),
+            bytes => Ok(bytes?),
         };
-        match read(&bytes, key) {
-            Ok(read) => {
-                let file = OpenOptions::new().append(true).open(&path)?;
-                let length = read.length as u64;
-                if length < bytes.len() as u64 {
-                    file.set_len(length)?;
-                }
+        let read = bytes.and_then(|bytes| Ok((read(&bytes, key)?, bytes.len() as u64)));
+        match read {
+            Ok((read, found_length)) => {
                 found.catalog = read.catalog;
-                found.last_good.open = Some(Open {
-                    file,
-                    length,
-                    records: read.records,
-                    root: read.root,
-                });
+                let length = read.length as u64;
+                // What cannot be made longer is served all the same, and written anew next time.
+                if let Ok(file) = OpenOptions::new().append(true).open(&path)
+                    && (length == found_length || file.set_len(length).is_ok())
+                {
+                    found.last_good.open = Some(Open {
+                        file,
+                        length,
+                        records: read.records,
+                        root: read.root,
+                    });
+                }
             }
             Err(damage) => {
                 fs::rename(&path, path.with_extension("damaged"))?;

@@ -102,7 +102,9 @@ pub struct NodeSettings {
 /// Why a node did not start. Nothing of it is left running.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("while opening the node's folder `{path}`: {error}")]
+    #[error(
+        "while opening the node's folder `{path}`: {error}; see to the disk and to who may read and write there"
+    )]
     Folder { path: PathBuf, error: io::Error },
     #[error("the workers did not serve the catalog within {0}; the machine may be overloaded")]
     Slow(Millis),

@@ -26,6 +26,7 @@ pub enum Refusal {
 }
 
 /// A generation that was found good, and what proves it.
+#[derive(Clone)]
 pub struct Taken {
     pub catalog: Catalog,
     pub proof: Proof,

@@ -60,6 +60,9 @@ pub async fn report(
         let report = {
             let standing = standing.borrow_and_update();
             live = plan::live(live, standing.kept, &standing.applied);
+            // Told once it is served: who waits for that would take it for a refusal.
+            let not_kept = standing.not_kept.as_ref();
+            let not_kept = not_kept.filter(|_| live >= standing.kept);
             NodeReport {
                 status: NodeStatus {
                     name: name.clone(),
@@ -68,7 +71,7 @@ pub async fn report(
                     worker_restarts: standing.worker_restarts,
                     listen: listen.clone(),
                 },
-                refusals: [&standing.refused, &standing.not_kept]
+                refusals: [standing.refused.as_ref(), not_kept]
                     .into_iter()
                     .flatten()
                     .cloned()

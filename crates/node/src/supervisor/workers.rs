@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -90,6 +91,10 @@ pub async fn keep(mut slot: Slot, node: Arc<Node>) {
         node.metrics.end(number);
         let stops = stopping.borrow().is_some();
         let text = format!("worker {number} {end}");
+        // A page of native code that the disk did not give ends whoever runs it, and would end the next as well.
+        if matches!(end, End::Ended(Some(status)) if status.signal() == Some(libc::SIGBUS)) {
+            node.artifacts.doubt();
+        }
         match end {
             // As it was told.
             End::Ended(_) if stops => {}

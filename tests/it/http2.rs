@@ -193,6 +193,30 @@ fn trailers_go_both_ways_over_http_2() {
     });
 }
 
+/// G28
+#[test]
+fn trailers_frame_nothing_over_http_2() {
+    each_version(|guest| {
+        let platform = Platform::start();
+        platform.deploy("fields", &guest("fields"));
+        platform.deploy("hello", &guest("hello"));
+        let mut connection = platform.connect_http2("fields");
+        let mut check = |names: &[&str], expected: &[(&str, &str)]| {
+            let fields = hostile_http::fields(names);
+            let reply = connection.request("POST", "/trailers", &[("te", "trailers")], &fields);
+            let reply = reply.unwrap().is(200).says("body");
+            let sent = reply.trailers.iter();
+            let sent: Vec<_> = sent.map(|(name, value)| (&**name, &**value)).collect();
+            assert_eq!(sent, expected, "{names:?}");
+        };
+        check(&hostile_http::TRAILERS, &[("x-fine", "1")]);
+        // None is left: then the reply ends without.
+        check(&hostile_http::TRAILERS[1..], &[]);
+        connection.host(&platform.host("hello"));
+        connection.get("/").unwrap().is(200).says(HELLO);
+    });
+}
+
 #[test]
 fn a_reply_to_head_has_the_headers_and_no_body_over_http_2() {
     each_version(|guest| {

@@ -139,6 +139,34 @@ fn each_exit_code_means_what_help_says() {
 }
 
 #[test]
+fn what_could_never_show_a_line_is_refused_before_a_platform_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let nobody = [
+        "logs",
+        "shop",
+        "--api",
+        "http://127.0.0.1:1",
+        "--token",
+        "none",
+    ];
+    let check = |more: &[&str], exit: i32, part: &str| {
+        let arguments = [&nobody, more].concat();
+        let ran = tests::run(folder.path(), folder.path(), &arguments);
+        ran.exits(exit).says(part);
+    };
+    for stream in ["stdout", "stderr", "platform"] {
+        let part = format!("`--stream {stream}`");
+        check(&["--status", "5xx", "--stream", stream], 2, &part);
+    }
+    check(
+        &["--status", "5xx", "--stream", "request"],
+        4,
+        "127.0.0.1:1",
+    );
+    check(&["--stream", "stdout"], 4, "127.0.0.1:1");
+}
+
+#[test]
 fn an_interrupted_deploy_says_how_far_it_came() {
     let platform = Platform::start();
     let hello = platform.folder().join("hello.wasm");

@@ -143,6 +143,34 @@ fn the_last_request_before_the_end_is_shown() {
 }
 
 #[test]
+fn nothing_is_kept_of_what_was_served_or_only_begun() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("hello.wasm"), guest("hello")).unwrap();
+    let nothing: [std::path::PathBuf; 0] = [];
+    // What a start makes, in its order.
+    for made in [
+        "data",
+        "data/keys",
+        "data/records.db",
+        "data/records.db-wal",
+        "data/node/logs",
+    ] {
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            let mut dev = Dev::start(folder.path(), &["hello.wasm"]);
+            dev.makes(made);
+            dev.signal(signal);
+            assert_eq!(dev.wait(), Some(0), "signal {signal} at `{made}`");
+            assert_eq!(dev.kept(), nothing, "signal {signal} at `{made}`");
+        }
+    }
+    let mut dev = Dev::start(folder.path(), &["hello.wasm"]);
+    dev.get("/").is(200);
+    dev.signal(libc::SIGTERM);
+    assert_eq!(dev.wait(), Some(0));
+    assert_eq!(dev.kept(), nothing);
+}
+
+#[test]
 fn what_cannot_be_served_is_refused_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let check = |arguments: &[&str], exit: i32, part: &str| {

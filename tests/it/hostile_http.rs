@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use model::{LogRecord, LogStream};
 use tests::load::Always;
-use tests::{Load, Platform, Settings, eventually, guest};
+use tests::{Guest, Load, Platform, Settings, each_version, eventually, guest};
 
 const HELLO: &str = "Hello, Midge!\n";
 
@@ -207,12 +207,19 @@ fn a_guest_that_writes_byte_by_byte_to_nobody_is_held_back() {
     let limits = "[limits]\ncpu = '10s'\nwall = '60s'";
     platform.deploy_with("dribble", &dribble, limits);
     platform.deploy_with("endless", &guest("endless"), limits);
+    platform.deploy_with("service", &Guest::Service("endless").bytes(), limits);
     let worker = platform.workers()[0];
-    let before = tests::private_bytes(worker);
+    let before = tests::anonymous_bytes(worker);
     let mut clients = Vec::new();
-    for app in ["dribble", "endless"].into_iter().cycle().take(20) {
+    let writers = [
+        ("dribble", "/"),
+        ("endless", "/"),
+        ("service", "/"),
+        ("service", "/1"),
+    ];
+    for (app, path) in writers.into_iter().cycle().take(20) {
         let mut connection = platform.connect(app);
-        connection.send_head("GET", "/", "").unwrap();
+        connection.send_head("GET", path, "").unwrap();
         assert_eq!(connection.head().unwrap().status, 200);
         clients.push(connection);
     }
@@ -221,13 +228,14 @@ fn a_guest_that_writes_byte_by_byte_to_nobody_is_held_back() {
         std::thread::sleep(Duration::from_millis(300));
         (tests::cpu_seconds(worker) - cpu < 0.1).then_some(())
     });
-    let held = tests::private_bytes(worker).saturating_sub(before);
+    let held = tests::anonymous_bytes(worker).saturating_sub(before);
     assert!(
         held < 20 << 20,
         "{held} bytes for 20 clients that do not read"
     );
     drop(clients);
     platform.logs("dribble", "client-gone");
+    platform.logs("service", "client-gone");
     platform.unharmed();
 }
 
@@ -253,10 +261,19 @@ fn a_guest_may_read_its_request_never_or_byte_by_byte() {
         .post("by-byte", "/", &vec![7; 200_000])
         .is(200)
         .says("content");
+    let service = Guest::Service("sum").bytes();
+    platform.deploy_with("by-byte", &service, "[limits]\ncpu = '10s'");
+    let reply = platform.post("by-byte", "/0/1", &vec![7; 200_000]);
+    reply.is(200).says("200000");
+    each_version(|guest| reads_never_or_waits(&platform, guest));
+    platform.unharmed();
+}
 
+/// One guest never reads what its client sends, the other waits for what its client never sends.
+fn reads_never_or_waits(platform: &Platform, guest: fn(&'static str) -> Vec<u8>) {
     platform.deploy_with("never", &guest("slow"), "[limits]\nwall = '1s'");
     let worker = platform.workers()[0];
-    let before = tests::private_bytes(worker);
+    let before = tests::anonymous_bytes(worker);
     let total = 64 << 20;
     let mut connection = platform.connect("never");
     connection
@@ -276,7 +293,7 @@ fn a_guest_may_read_its_request_never_or_byte_by_byte() {
         .unwrap()
         .is(504)
         .fails("wall-limit");
-    let held = tests::private_bytes(worker).saturating_sub(before);
+    let held = tests::anonymous_bytes(worker).saturating_sub(before);
     assert!(
         held < 8 << 20,
         "{held} bytes held for a guest that never reads"
@@ -296,7 +313,6 @@ fn a_guest_may_read_its_request_never_or_byte_by_byte() {
         .unwrap()
         .is(504)
         .fails("wall-limit");
-    platform.unharmed();
 }
 
 /// G26
@@ -347,32 +363,39 @@ fn header_fields_are_bounded_in_number_and_bytes() {
 #[test]
 fn a_reply_is_well_framed_or_none_whatever_length_its_guest_claims() {
     let platform = Watched::start();
-    platform.deploy("framing", &guest("framing"));
     platform.deploy("dictated", &dictated());
-    let check = |path: &str, wire| check_wire(&platform, "framing", "GET", path, b"", wire);
-    check("/200/5", Wire::Whole(200, "xxxxx"));
-    check("/200/5?5", Wire::Whole(200, "xxxxx"));
-    check("/200/0?0", Wire::Whole(200, ""));
-    check("/200/3?5", Wire::Cut);
-    check("/200/0?5", Wire::Cut);
-    check("/200/8?5", Wire::Cut);
-    check("/200/8?0", Wire::Whole(200, ""));
-    check("/200/none?5", Wire::Instead("bad-response"));
-    for lengths in [
-        "5&5",
-        "5&6",
-        "+5",
-        "-1",
-        "5,5",
-        "0x5",
-        "5.0",
-        "five",
-        "",
-        "99999999999999999999",
-    ] {
-        let bad = Wire::Instead("bad-response");
-        check(&format!("/200/5?{lengths}"), bad);
-        check(&format!("/200/none?{lengths}"), bad);
+    // The head of a service has left when it is seen that it has no body.
+    let versions = [
+        (guest("framing"), Wire::Instead("bad-response")),
+        (Guest::Service("framing").bytes(), Wire::Cut),
+    ];
+    for (framing, bodiless) in versions {
+        platform.deploy("framing", &framing);
+        let check = |path: &str, wire| check_wire(&platform, "framing", "GET", path, b"", wire);
+        check("/200/5", Wire::Whole(200, "xxxxx"));
+        check("/200/5?5", Wire::Whole(200, "xxxxx"));
+        check("/200/0?0", Wire::Whole(200, ""));
+        check("/200/3?5", Wire::Cut);
+        check("/200/0?5", Wire::Cut);
+        check("/200/8?5", Wire::Cut);
+        check("/200/8?0", Wire::Whole(200, ""));
+        check("/200/none?5", bodiless);
+        for lengths in [
+            "5&5",
+            "5&6",
+            "+5",
+            "-1",
+            "5,5",
+            "0x5",
+            "5.0",
+            "five",
+            "",
+            "99999999999999999999",
+        ] {
+            let bad = Wire::Instead("bad-response");
+            check(&format!("/200/5?{lengths}"), bad);
+            check(&format!("/200/none?{lengths}"), bad);
+        }
     }
     let check = |head: &str, wire| {
         check_wire(&platform, "dictated", "POST", "/", head.as_bytes(), wire);
@@ -477,8 +500,25 @@ fn a_status_is_passed_on_with_the_framing_that_it_has_or_refused() {
 #[test]
 fn a_guest_sets_no_field_that_frames_a_message_and_none_that_is_malformed() {
     let platform = Watched::start();
-    platform.deploy("fields", &guest("fields"));
     platform.deploy("dictated", &dictated());
+    each_version(|guest| {
+        platform.deploy("fields", &guest("fields"));
+        sets_fields(&platform);
+    });
+    let check = |head: &str| {
+        let bad = Wire::Instead("bad-response");
+        check_wire(&platform, "dictated", "POST", "/", head.as_bytes(), bad);
+    };
+    check("x-value: a\n folded\n\nbody");
+    check("x-value: a\n\tfolded\n\nbody");
+    check("x-value: a\rset-cookie: x=1\n\nbody");
+    check("x-value : a\n\nbody");
+    check(" x-value: a\n\nbody");
+    platform.unharmed();
+}
+
+/// What of a field is taken, of the guest `fields` and of CGI.
+fn sets_fields(platform: &Platform) {
     let check = |name: &str, value: &str, expected: &str| {
         let field = format!("{name}\x1f{value}");
         let found = platform
@@ -490,7 +530,7 @@ fn a_guest_sets_no_field_that_frames_a_message_and_none_that_is_malformed() {
         if expected != "taken" {
             let head = format!("{name}: {value}\n\nbody");
             let bad = Wire::Instead("bad-response");
-            check_wire(&platform, "dictated", "POST", "/", head.as_bytes(), bad);
+            check_wire(platform, "dictated", "POST", "/", head.as_bytes(), bad);
         }
     };
     check("x-fine", "1", "taken");
@@ -539,66 +579,59 @@ fn a_guest_sets_no_field_that_frames_a_message_and_none_that_is_malformed() {
         let found = platform.post("fields", "/", sets(value).as_bytes()).is(200);
         found.says("invalid invalid invalid\n");
     }
-    let check = |head: &str| {
-        let bad = Wire::Instead("bad-response");
-        check_wire(&platform, "dictated", "POST", "/", head.as_bytes(), bad);
-    };
-    check("x-value: a\n folded\n\nbody");
-    check("x-value: a\n\tfolded\n\nbody");
-    check("x-value: a\rset-cookie: x=1\n\nbody");
-    check("x-value : a\n\nbody");
-    check(" x-value: a\n\nbody");
-    platform.unharmed();
+}
+
+/// Trailers of which the first alone may be sent.
+pub const TRAILERS: [&str; 15] = [
+    "x-fine",
+    "connection",
+    "host",
+    "keep-alive",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+    "proxy-authenticate",
+    "midge-error",
+    "content-length",
+    "content-type",
+    "content-encoding",
+    "trailer",
+    "authorization",
+    "set-cookie",
+];
+
+/// A field of each name, as the guest `fields` reads them.
+pub fn fields(names: &[&str]) -> Vec<u8> {
+    let fields: Vec<String> = names.iter().map(|name| format!("{name}\x1f1")).collect();
+    fields.join("\x1e").into_bytes()
 }
 
 /// G28
 #[test]
 fn trailers_frame_nothing() {
     let platform = Watched::start();
-    platform.deploy("fields", &guest("fields"));
-    let names = [
-        "x-fine",
-        "connection",
-        "host",
-        "keep-alive",
-        "te",
-        "transfer-encoding",
-        "upgrade",
-        "proxy-authenticate",
-        "midge-error",
-        "content-length",
-        "content-type",
-        "content-encoding",
-        "trailer",
-        "authorization",
-        "set-cookie",
-    ];
-    let fields: Vec<String> = names.iter().map(|name| format!("{name}\x1f1")).collect();
-    let mut connection = platform.connect("fields");
-    let reply = connection
-        .request(
-            "POST",
-            "/trailers",
-            "te: trailers\r\n",
-            fields.join("\x1e").as_bytes(),
-        )
-        .unwrap()
-        .is(200)
-        .says("body");
-    let sent: Vec<&str> = reply
-        .trailers
-        .iter()
-        .map(|(name, _)| name.as_str())
-        .collect();
-    assert_eq!(sent, ["x-fine"]);
-    connection.host(&platform.host("hello"));
-    connection.get("/").unwrap().is(200).says(HELLO);
-    // To a client that did not ask for them, none are sent (RFC 9110 §6.5.1).
-    let reply = platform
-        .post("fields", "/trailers", b"x-fine\x1f1")
-        .is(200)
-        .says("body");
-    assert!(reply.trailers.is_empty(), "{reply:?}");
+    each_version(|guest| {
+        platform.deploy("fields", &guest("fields"));
+        let mut connection = platform.connect("fields");
+        for (names, expected) in [(&TRAILERS[..], &["x-fine"][..]), (&TRAILERS[1..], &[])] {
+            connection.host(&platform.host("fields"));
+            let reply = connection
+                .request("POST", "/trailers", "te: trailers\r\n", &fields(names))
+                .unwrap()
+                .is(200)
+                .says("body");
+            let sent = reply.trailers.iter().map(|(name, _)| name.as_str());
+            assert_eq!(sent.collect::<Vec<_>>(), expected);
+            connection.host(&platform.host("hello"));
+            connection.get("/").unwrap().is(200).says(HELLO);
+        }
+        // To a client that did not ask for them, none are sent (RFC 9110 §6.5.1).
+        let reply = platform
+            .post("fields", "/trailers", &fields(&["x-fine"]))
+            .is(200)
+            .says("body");
+        assert!(reply.trailers.is_empty(), "{reply:?}");
+    });
     platform.unharmed();
 }
 

@@ -6,7 +6,7 @@ use model::{LogRecord, Outcome};
 use tests::http2::frames::{End, Frames};
 use tests::http2::{Reason, WINDOW, reason};
 use tests::load::Protocol;
-use tests::{Guest, Platform, each_version, eventually, guest, private_bytes, trials};
+use tests::{Guest, Platform, anonymous_bytes, each_version, eventually, guest, trials};
 
 use crate::bodies::{come_to_rest, noise};
 use crate::hostile_http;
@@ -116,7 +116,7 @@ fn a_guest_writes_no_faster_than_its_client_opens_the_window() {
         platform.deploy_with("endless", &guest("endless"), limits);
         platform.deploy("hello", &guest("hello"));
         let worker = platform.workers()[0];
-        let before = private_bytes(worker);
+        let before = anonymous_bytes(worker);
         let mut connection = platform.connect_http2("endless");
         let mut streams = Vec::new();
         for _ in 0..20 {
@@ -125,7 +125,7 @@ fn a_guest_writes_no_faster_than_its_client_opens_the_window() {
             streams.push(stream);
         }
         come_to_rest(worker);
-        let held = private_bytes(worker).saturating_sub(before);
+        let held = anonymous_bytes(worker).saturating_sub(before);
         assert!(
             held < 20 << 20,
             "{held} bytes for 20 streams whose client does not read"
@@ -151,7 +151,7 @@ fn a_client_sends_no_faster_than_its_guest_reads_over_http_2() {
         platform.deploy_with("sum", &guest("sum"), "[limits]\nwall = '60s'\ncpu = '5s'");
         platform.deploy("hello", &guest("hello"));
         let worker = platform.workers()[0];
-        let before = private_bytes(worker);
+        let before = anonymous_bytes(worker);
         let mut connection = platform.connect_http2("sum");
         let mut stream = connection.begin("POST", "/60000", &[]).unwrap();
         let total = 64 << 20;
@@ -161,7 +161,7 @@ fn a_client_sends_no_faster_than_its_guest_reads_over_http_2() {
             taken < 4 << 20,
             "{taken} bytes were taken for a guest that does not read"
         );
-        let held = private_bytes(worker).saturating_sub(before);
+        let held = anonymous_bytes(worker).saturating_sub(before);
         assert!(
             held < 8 << 20,
             "{held} bytes held for a guest that does not read"
@@ -190,6 +190,30 @@ fn trailers_go_both_ways_over_http_2() {
         assert_eq!(reply.trailer("x-length"), Some("9"));
         assert_eq!(reply.trailer("x-sum"), Some("1234"));
         connection.get("/").unwrap().is(200).says("");
+    });
+}
+
+/// G28
+#[test]
+fn trailers_frame_nothing_over_http_2() {
+    each_version(|guest| {
+        let platform = Platform::start();
+        platform.deploy("fields", &guest("fields"));
+        platform.deploy("hello", &guest("hello"));
+        let mut connection = platform.connect_http2("fields");
+        let mut check = |names: &[&str], expected: &[(&str, &str)]| {
+            let fields = hostile_http::fields(names);
+            let reply = connection.request("POST", "/trailers", &[("te", "trailers")], &fields);
+            let reply = reply.unwrap().is(200).says("body");
+            let sent = reply.trailers.iter();
+            let sent: Vec<_> = sent.map(|(name, value)| (&**name, &**value)).collect();
+            assert_eq!(sent, expected, "{names:?}");
+        };
+        check(&hostile_http::TRAILERS, &[("x-fine", "1")]);
+        // None is left: then the reply ends without.
+        check(&hostile_http::TRAILERS[1..], &[]);
+        connection.host(&platform.host("hello"));
+        connection.get("/").unwrap().is(200).says(HELLO);
     });
 }
 
@@ -493,5 +517,24 @@ fn an_idle_connection_over_http_2_does_not_hold_up_a_stop() {
 #[test]
 fn a_thousand_deploys_under_load_over_http_2_in_small() {
     let count = trials::DEPLOYS / 20;
-    println!("{}", trials::deploys_over(Protocol::Http2, count, 7));
+    each_version(|guest| {
+        let of = guest("version");
+        println!("{}", trials::deploys_of(&of, "", Protocol::Http2, count, 7));
+    });
+}
+
+#[test]
+fn a_thousand_deploys_of_instances_that_are_reused_over_http_2_in_small() {
+    let (of, count) = (Guest::Service("version").bytes(), trials::DEPLOYS / 20);
+    // One that goes soon, and one that is asked for as long as its version serves.
+    for reuse in [
+        "requests = 3\nconcurrent = 2",
+        "requests = 1000\nidle = '10s'",
+    ] {
+        let lines = format!("[reuse]\n{reuse}");
+        println!(
+            "{}",
+            trials::deploys_of(&of, &lines, Protocol::Http2, count, 7)
+        );
+    }
 }

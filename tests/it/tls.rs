@@ -575,6 +575,30 @@ fn what_cannot_be_used_is_named_and_the_certificate_before_keeps_serving() {
 }
 
 #[test]
+fn hosts_that_a_new_certificate_leaves_without_one_are_named() {
+    let secured = Secured::start(&[
+        &["hello.apps.test", "shop.apps.test", "more.apps.test"],
+        &["more.apps.test"],
+    ]);
+    secured.platform.deploy("shop", &guest("hello"));
+    let newer = secured.renew(&["shop.apps.test", "new.apps.test"]);
+    secured.comes_to_show("shop.apps.test", &newer);
+    let said = eventually("the log warns of it", || {
+        let said = secured.platform.said();
+        let warns = |line: &&str| line.contains("warning") && line.contains("[[tls.certificate]]");
+        said.lines().find(warns).map(str::to_owned)
+    });
+    assert!(said.contains(" names hello.apps.test any longer"), "{said}");
+    let client = secured.authority.client();
+    secured.refuses(&client, "hello.apps.test", AlertDescription::AccessDenied);
+    // One that names what the one before did is taken without a word more.
+    let newer = secured.renew(&["*.apps.test"]);
+    secured.comes_to_show("shop.apps.test", &newer);
+    let said = secured.platform.said();
+    assert_eq!(said.matches("any longer").count(), 1, "{said}");
+}
+
+#[test]
 fn a_file_that_never_ends_holds_up_nothing() {
     let secured = Secured::start(&[&["hello.apps.test"]]);
     secured.platform.deploy("hello", &guest("hello"));

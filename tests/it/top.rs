@@ -103,3 +103,25 @@ fn a_terminal_shows_apps_live_and_is_given_back_as_it_was() {
         }
     }
 }
+
+#[test]
+fn a_terminal_that_nobody_reads_holds_up_no_signal() {
+    let platform = busy();
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        let terminal = Pty::open();
+        let before = terminal.modes();
+        let mut command = platform.command(&["top", "--interval", "100ms"]);
+        let mut top = terminal.start(&mut command);
+        terminal.shows("%");
+        terminal.stop();
+        // So that there is something new to show.
+        tests::eventually("it waits for whoever reads", || {
+            platform.get("hello", "/").is(200);
+            tests::is_within(top.id(), libc::SYS_write).then_some(())
+        });
+        platform.signal(top.id(), signal);
+        let status = tests::eventually("it ends", || top.try_wait().unwrap());
+        assert!(status.success(), "signal {signal}: {status}");
+        assert_eq!(terminal.modes(), before, "signal {signal}");
+    }
+}

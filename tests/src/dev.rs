@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -14,7 +14,7 @@ use crate::{Connection, Reply, command_line, eventually};
 pub struct Dev {
     process: Child,
     /// Where it keeps what it needs; nothing stays of it.
-    _temporary: tempfile::TempDir,
+    temporary: tempfile::TempDir,
     out: Lines,
     err: Lines,
 }
@@ -45,10 +45,28 @@ impl Dev {
         let err = collect(process.stderr.take().expect("it is piped"));
         Self {
             process,
-            _temporary: temporary,
+            temporary,
             out,
             err,
         }
+    }
+
+    /// Waits until it has made this file or folder, named from the folder that it made for itself.
+    #[track_caller]
+    pub fn makes(&self, name: &str) {
+        eventually(&format!("`midge dev` makes `{name}`"), || {
+            self.kept()
+                .iter()
+                .any(|own| own.join(name).exists())
+                .then_some(())
+        });
+    }
+
+    /// What there is of it below the folder for what is temporary.
+    pub fn kept(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.temporary.path()).expect("the folder is there");
+        let path = |entry: std::io::Result<std::fs::DirEntry>| entry.expect("it is read").path();
+        entries.map(path).collect()
     }
 
     pub fn id(&self) -> u32 {

@@ -28,8 +28,8 @@ pub use http2::Http2;
 pub use load::{Load, Report};
 pub use platform::{Platform, Settings, bare, binary, manifest_of};
 pub use process::{
-    catches, children, clients, cpu_seconds, descendants, descriptors, is_stopped, lives, parent,
-    pin, private_bytes, raise_descriptors, serves, workers,
+    anonymous_bytes, catches, children, clients, cpu_seconds, descendants, descriptors, is_stopped,
+    is_within, lives, parent, pin, private_bytes, raise_descriptors, serves, workers,
 };
 pub use pty::Pty;
 pub use wait::{eventually, skip};

@@ -41,6 +41,16 @@ pub fn is_stopped(id: u32) -> bool {
     stat(id).is_some_and(|(state, _)| state == 'T')
 }
 
+/// Whether a thread of a process is within a system call (`SYS_…`).
+pub fn is_within(id: u32, call: libc::c_long) -> bool {
+    let threads = fs::read_dir(format!("/proc/{id}/task")).expect("the process lives");
+    let number = call.to_string();
+    threads.flatten().any(|thread| {
+        let text = fs::read_to_string(thread.path().join("syscall")).unwrap_or_default();
+        text.split(' ').next() == Some(number.as_str())
+    })
+}
+
 /// Whether a process catches a signal.
 pub fn catches(id: u32, signal: i32) -> bool {
     let text = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
@@ -71,8 +81,13 @@ pub fn cpu_seconds(id: u32) -> f64 {
 
 /// The memory of a process, pages that it shares counted in part (PSS), in bytes.
 pub fn private_bytes(id: u32) -> u64 {
+    rollup(id, "Pss:")
+}
+
+/// A number of bytes that the kernel has summed over a process's mappings.
+fn rollup(id: u32, name: &str) -> u64 {
     let text = fs::read_to_string(format!("/proc/{id}/smaps_rollup")).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
     let kib = line.and_then(|line| {
         line.trim()
             .trim_end_matches("kB")
@@ -81,6 +96,12 @@ pub fn private_bytes(id: u32) -> u64 {
             .ok()
     });
     kib.unwrap_or(0) << 10
+}
+
+/// The part of [`private_bytes`] that no file backs: what a process holds for others. Programs that begin and end beside
+/// it do not change it, as they do its share of the code.
+pub fn anonymous_bytes(id: u32) -> u64 {
+    rollup(id, "Pss_Anon:")
 }
 
 /// How many descriptors a process has.

@@ -67,6 +67,13 @@ impl Pty {
         self.master.write_all(keys).expect("somebody reads");
     }
 
+    /// Has whoever writes to it wait, as Ctrl-S does.
+    pub fn stop(&self) {
+        // SAFETY: asks a descriptor that is open for something.
+        let stopped = unsafe { libc::tcflow(self.slave.as_raw_fd(), libc::TCOOFF) };
+        assert_eq!(stopped, 0, "a terminal can be stopped");
+    }
+
     /// Everything that was written to it.
     pub fn shown(&self) -> String {
         String::from_utf8_lossy(&self.shown.lock().unwrap()).into_owned()

@@ -37,20 +37,17 @@ pub const INSTANCES: u32 = 100_000;
 /// Deploys and rolls back `count` times at five a second under a steady load: no request fails, and none that was sent
 /// after a deployment was live, on a new connection or an old one, meets an older version.
 pub fn deploys(count: u32, seed: u64) -> String {
-    deploys_over(Protocol::Http1, count, seed)
+    deploys_of(&guest("version"), "", Protocol::Http1, count, seed)
 }
 
-/// The same, with a load over this protocol.
-pub fn deploys_over(protocol: Protocol, count: u32, seed: u64) -> String {
+/// The same with another build of the guest `version`, with these lines in its manifest, under a load over this protocol.
+pub fn deploys_of(wasm: &[u8], lines: &str, protocol: Protocol, count: u32, seed: u64) -> String {
     let platform = Platform::start();
-    let wasm = guest("version");
     let release = |number: u32| {
-        manifest_of(
-            "shop",
-            &format!("[grant]\nenv = {{ RELEASE = \"{number}\" }}"),
-        )
+        let grant = format!("[grant]\nenv = {{ RELEASE = \"{number}\" }}");
+        manifest_of("shop", &format!("{lines}\n{grant}"))
     };
-    let first = platform.api.deploy(&release(1), &wasm).deployment.version;
+    let first = platform.api.deploy(&release(1), wasm).deployment.version;
     let pointer = Arc::new(Pointer::default());
     pointer.begin(1);
 
@@ -83,7 +80,7 @@ pub fn deploys_over(protocol: Protocol, count: u32, seed: u64) -> String {
             });
         } else {
             newest += 1;
-            let version = platform.api.publish(&release(newest), &wasm).number;
+            let version = platform.api.publish(&release(newest), wasm).number;
             history.push((version, newest));
             pointer.moves_to(newest, || {
                 platform.api.serve("shop", version, DeploymentCause::Deploy)

@@ -3,6 +3,7 @@
 //!
 //! What cannot be used is named; the one that was read before keeps serving.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -154,6 +155,7 @@ async fn follow(files: Vec<CertificateFiles>, own: Own, log: Log) {
             return;
         };
         watched = back;
+        let before = own.borrow().clone();
         for (place, news) in news.into_iter().enumerate() {
             match news {
                 None => {}
@@ -167,7 +169,29 @@ async fn follow(files: Vec<CertificateFiles>, own: Own, log: Log) {
                 )),
             }
         }
+        let lost = lost(&before, &own.borrow());
+        if !lost.is_empty() {
+            log.warning(&format!(
+                "no file of `[[tls.certificate]]` names {} any longer: who asks for that is refused, unless a tenant's certificate is shown for it",
+                lost.join(", ")
+            ));
+        }
     }
+}
+
+/// The hosts that certificates named before and name no longer, as they wrote them.
+fn lost(before: &All, now: &All) -> Vec<String> {
+    let names = |all: &All| -> BTreeSet<String> {
+        let names = all.iter().flat_map(|certificate| &certificate.names);
+        names.cloned().collect()
+    };
+    let now = names(now);
+    let covered = |name: &String| {
+        let rest = name.split_once('.').map(|(_, rest)| rest);
+        now.contains(name) || rest.is_some_and(|rest| now.contains(&format!("*.{rest}")))
+    };
+    let before = names(before).into_iter();
+    before.filter(|name| !covered(name)).collect()
 }
 
 /// The files of one certificate, and what was seen of them.
@@ -257,4 +281,37 @@ fn text(path: &Path) -> Result<String, Unusable> {
         Err(error) => return Err(unreadable(error.into())),
     }
     whole_file::read_text(path, &limits::CERTIFICATE).map_err(unreadable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_lost_when_no_certificate_names_it_any_longer() {
+        let all = |certificates: &[&str]| -> All {
+            let one = |names: &&str| {
+                let names = names.split(' ').map(str::to_owned).collect();
+                Arc::new(Certificate::new(names, String::new(), String::new()))
+            };
+            Arc::new(certificates.iter().map(one).collect())
+        };
+        let check = |before: &[&str], now: &[&str], expected: &[&str]| {
+            let found = lost(&all(before), &all(now));
+            assert_eq!(found, expected, "{before:?} {now:?}");
+        };
+        check(&["shop.test"], &["shop.test"], &[]);
+        check(&["shop.test"], &["other.test"], &["shop.test"]);
+        check(
+            &["a.test b.test", "c.test"],
+            &["b.test", "c.test"],
+            &["a.test"],
+        );
+        // Another one may name it, in full or by a `*`; a `*` is one whole label.
+        check(&["a.test", "b.test"], &["b.test", "a.test"], &[]);
+        check(&["a.shop.test"], &["*.shop.test"], &[]);
+        check(&["b.a.shop.test"], &["*.shop.test"], &["b.a.shop.test"]);
+        check(&["*.shop.test"], &["a.shop.test"], &["*.shop.test"]);
+        check(&["*.shop.test"], &["*.shop.test"], &[]);
+    }
 }

@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         Command::Upgrade(options) => upgrade::run(options),
         Command::New(options) => new::run(&options),
         Command::Build(options) => build::run(&options),
-        Command::Dev(options) => wait_for(dev::run(options)),
+        Command::Dev(options) => dev::run(options),
         Command::Deploy(options) => wait_for(deploy::run(&options)),
         Command::Apps(options) => wait_for(apps::run(&options)),
         Command::Versions(options) => wait_for(versions::run(&options)),

@@ -252,4 +252,6 @@ pub struct AppUsage {
     /// is beyond the last; zeros at the end are left out.
     pub latency: Vec<u64>,
     pub latency_sum_us: u64,
+    /// The longest that one request took.
+    pub latency_max_us: u64,
 }

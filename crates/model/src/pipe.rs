@@ -200,6 +200,8 @@ pub struct Histogram {
     pub buckets: [u64; Histogram::BOUNDS_US.len() + 1],
     pub sum_us: u64,
     pub count: u64,
+    /// The longest of them.
+    pub max_us: u64,
 }
 
 impl Histogram {
@@ -214,6 +216,7 @@ impl Histogram {
         self.buckets[bucket] += 1;
         self.sum_us += us;
         self.count += 1;
+        self.max_us = self.max_us.max(us);
     }
 
     pub fn add(&mut self, other: &Self) {
@@ -222,6 +225,7 @@ impl Histogram {
         }
         self.sum_us += other.sum_us;
         self.count += other.count;
+        self.max_us = self.max_us.max(other.max_us);
     }
 }
 

@@ -87,6 +87,7 @@ fn since(text: &str) -> Result<Since, String> {
 }
 
 pub async fn run(options: &Options) -> Result<(), Failure> {
+    check(options)?;
     let client = Client::new(&options.platform)?;
     let mut path = client.app_path(&options.app, &format!("/logs?tail={}", options.tail));
     if options.follow {
@@ -123,6 +124,20 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
             screen::line(String::from_utf8_lossy(&line))?;
         } else {
             screen::line(readable(&line, for_people))?;
+        }
+    }
+}
+
+/// Only the line of a request has a status: with another stream, nothing could ever be shown.
+fn check(options: &Options) -> Result<(), Failure> {
+    match (&options.status, options.stream) {
+        (None, _) | (_, None | Some(Stream::Request)) => Ok(()),
+        (Some(_), Some(stream @ (Stream::Stdout | Stream::Stderr | Stream::Platform))) => {
+            Err(Failure::usage(format!(
+                "`--status` chooses lines of requests, and `--stream {}` shows none of those",
+                stream.as_str()
+            ))
+            .hint("leave out one of them"))
         }
     }
 }

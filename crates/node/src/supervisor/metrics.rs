@@ -193,6 +193,7 @@ fn usage(app: AppMetrics) -> AppUsage {
         bytes_out: app.bytes_out,
         latency,
         latency_sum_us: app.latency.sum_us,
+        latency_max_us: app.latency.max_us,
         tenant: app.id.tenant,
         app: app.id.app,
     }
@@ -608,6 +609,6 @@ mod tests {
         );
         assert_eq!((first.cpu_us, first.memory_peak_bytes), (1_000_000, 1000));
         assert_eq!(first.latency, [0, 0, 0, 0, 0, 0, 0, 2]);
-        assert_eq!(first.latency_sum_us, 3000);
+        assert_eq!((first.latency_sum_us, first.latency_max_us), (3000, 1500));
     }
 }

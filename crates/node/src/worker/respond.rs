@@ -259,6 +259,29 @@ fn remove_what_ends_here(headers: &mut HeaderMap) {
     }
 }
 
+/// Removes trailers that only a head may have: they would frame, route or authorize what has been said already (RFC 9110
+/// §6.5.1). hyper does so over HTTP/1.1 alone.
+fn clean_trailers(trailers: &mut HeaderMap) {
+    remove_what_ends_here(trailers);
+    let only_in_a_head = |name: &&HeaderName| {
+        let name = name.as_str();
+        name.starts_with("content-")
+            || matches!(
+                name,
+                "authorization"
+                    | "cache-control"
+                    | "host"
+                    | "max-forwards"
+                    | "set-cookie"
+                    | "trailer"
+            )
+    };
+    let gone: Vec<HeaderName> = trailers.keys().filter(only_in_a_head).cloned().collect();
+    for name in gone {
+        trailers.remove(name);
+    }
+}
+
 fn id_value(id: &RequestId) -> HeaderValue {
     HeaderValue::from_bytes(id.as_bytes()).expect("an id is ASCII letters and digits")
 }
@@ -286,10 +309,13 @@ impl Body for Reply {
                     ready!(outgoing.poll_room(context));
                 }
                 this.link.wants_body();
-                let frame = ready!(body.poll_frame(context));
-                match &frame {
+                let mut frame = ready!(body.poll_frame(context));
+                match &mut frame {
                     Some(Ok(frame)) => {
                         this.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                        if let Some(trailers) = frame.trailers_mut() {
+                            clean_trailers(trailers);
+                        }
                         this.link.has_body();
                     }
                     Some(Err(Truncated(outcome))) => {
@@ -419,6 +445,26 @@ mod tests {
         let mut left: Vec<_> = map.keys().map(HeaderName::as_str).collect();
         left.sort();
         assert_eq!(left, ["content-type", "set-cookie", "trailer"]);
+    }
+
+    #[test]
+    fn trailers_of_a_guest_do_not_change_what_its_head_has_said() {
+        let names = [
+            "checksum",
+            "content-length",
+            "content-type",
+            "cache-control",
+            "host",
+            "authorization",
+            "set-cookie",
+            "trailer",
+            "transfer-encoding",
+            "connection",
+            "midge-error",
+        ];
+        let mut map = headers(&names.map(|name| (name, "1")));
+        clean_trailers(&mut map);
+        assert_eq!(map.keys().collect::<Vec<_>>(), ["checksum"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What the services share: a reply in parts, and the request's path taken apart.
 
 pub use wasip3::clocks::monotonic_clock::wait_for;
-pub use wasip3::http::types::{ErrorCode, Fields, Request, Response};
+pub use wasip3::http::types::{ErrorCode, Fields, HeaderError, Request, Response};
 use wasip3::wit_bindgen::{FutureReader, FutureWriter, StreamReader, StreamWriter};
 pub use wasip3::wit_bindgen::{StreamResult, spawn_local};
 use wasip3::{wit_future, wit_stream};
@@ -122,8 +122,13 @@ impl Received {
 
     /// The next piece; none at the end.
     pub async fn next(&mut self) -> Option<Vec<u8>> {
+        self.next_of(64 << 10).await
+    }
+
+    /// The next piece, of so many bytes at most.
+    pub async fn next_of(&mut self, most: usize) -> Option<Vec<u8>> {
         loop {
-            let (result, bytes) = self.contents.read(Vec::with_capacity(64 << 10)).await;
+            let (result, bytes) = self.contents.read(Vec::with_capacity(most)).await;
             if !bytes.is_empty() {
                 return Some(bytes);
             }

@@ -138,6 +138,7 @@ fn used(tenant: &str, app: &str) -> model::api::AppUsage {
         bytes_out: 7,
         latency: vec![0, 3],
         latency_sum_us: 50,
+        latency_max_us: 30,
     }
 }
 

@@ -5,16 +5,18 @@ mod watch;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Duration;
 
 use clap::Args;
 use model::{AppName, LogRecord, Outcome, TenantName};
+use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use crate::client::{Access, Client};
 use crate::commands::deploy::{self, Upload};
 use crate::commands::logs;
-use crate::config;
+use crate::config::{self, Settings};
 use crate::failure::{Exit, Failure, While as _};
 use crate::grants;
 use crate::platform::{Places, Platform};
@@ -60,7 +62,14 @@ pub struct Options {
     grants: Vec<Grant>,
 }
 
-pub async fn run(options: Options) -> Result<(), Failure> {
+pub fn run(options: Options) -> Result<(), Failure> {
+    let mut data = None;
+    // The folder outlives whatever may still write there on another thread: what is written after it is gone would stay.
+    crate::wait_for(serve_from(&mut data, options))
+}
+
+/// Serves until it is told to end, with all that the platform needs in a folder that is made here.
+async fn serve_from(data: &mut Option<TempDir>, options: Options) -> Result<(), Failure> {
     let mut signals = Signals::of_a_terminal()?;
     let Options {
         file,
@@ -70,8 +79,8 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         grants,
     } = options;
     let source = Source::find(file, manifest, env, grants)?;
-    let data = tempfile::Builder::new().prefix("midge-dev-").tempdir();
-    let data = data.or_fail(|| "making a folder for the platform".into())?;
+    let made = tempfile::Builder::new().prefix("midge-dev-").tempdir();
+    let data = data.insert(made.or_fail(|| "making a folder for the platform".into())?);
     let host = format!("{}.localhost", source.name());
     let host = host
         .parse()
@@ -79,9 +88,8 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let settings = config::for_one(data.path().join("data"), addr, host)?;
     let log = Log::to_stderr();
     raise_open_files(log);
-    let (platform, places) = tokio::select! {
-        started = Platform::start(&settings, log) => started.map_err(in_our_flags)?,
-        () = signals.next() => return Ok(()),
+    let Some((platform, places)) = start(&settings, log, &mut signals).await? else {
+        return Ok(());
     };
     let mut log = None;
     let ended = tokio::select! {
@@ -100,6 +108,30 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         // Its workers see their pipe close.
         () = signals.next() => ended,
     }
+}
+
+/// Starts the platform; none if it was told to end before, and then nothing of it is left.
+async fn start(
+    settings: &Settings,
+    log: Log,
+    signals: &mut Signals,
+) -> Result<Option<(Platform, Places)>, Failure> {
+    let mut starting = pin!(Platform::start(settings, log));
+    tokio::select! {
+        started = &mut starting => return started.map(Some).map_err(in_our_flags),
+        () = signals.next() => {}
+    }
+    // A start that is dropped half-way leaves its threads to write on.
+    let end = async {
+        if let Ok((platform, _)) = starting.await {
+            platform.stop().await;
+        }
+    };
+    tokio::select! {
+        () = end => {}
+        () = signals.next() => {}
+    }
+    Ok(None)
 }
 
 /// The platform's own hints name the flags of `midge up`.

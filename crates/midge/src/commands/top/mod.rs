@@ -86,20 +86,37 @@ fn once(options: &Options, usage: &PlatformUsage) -> Result<(), Failure> {
 
 /// Shows what there is and looks again, until somebody has seen enough.
 async fn live(options: &Options, client: Client, usage: PlatformUsage) -> Result<(), Failure> {
-    let mut looks = VecDeque::from([usage]);
-    let (told, mut news) = mpsc::channel(1);
-    let watch = tokio::spawn(watch(client, options.interval.duration(), told));
     let mut end = End::new()?;
-    let mut terminal = Terminal::open().or_fail(|| "taking the terminal".into())?;
+    let (told, news) = mpsc::channel(1);
+    let watch = tokio::spawn(watch(client, options.interval.duration(), told));
+    let mut terminal = Terminal::open();
+    let ended = tokio::select! {
+        ended = show(&mut terminal, options.sort, usage, news) => ended,
+        // Also while nobody reads what is shown.
+        () = end.told() => Ok(()),
+    };
+    watch.abort();
+    terminal.give_back().await;
+    ended
+}
+
+/// Shows the news as they come, sorted by what somebody wants, until nothing more is wanted.
+async fn show(
+    terminal: &mut Terminal,
+    mut key: Key,
+    usage: PlatformUsage,
+    mut news: mpsc::Receiver<Result<PlatformUsage, Failure>>,
+) -> Result<(), Failure> {
+    let taken = terminal.taken().await;
+    taken.or_fail(|| "taking the terminal".into())?;
     let mut presses = terminal::presses();
-    let (mut key, mut trouble) = (options.sort, None);
-    let ended = loop {
+    let mut looks = VecDeque::from([usage]);
+    let mut trouble = None;
+    loop {
         let view = View::new(&looks, key, trouble.as_deref());
-        if let Err(error) = terminal.draw(|frame| view.draw(frame)) {
-            break Err(Failure::failed(format!(
-                "the terminal cannot be written: {error}"
-            )));
-        }
+        let drawn = terminal.draw(move |frame| view.draw(frame)).await;
+        drawn
+            .map_err(|error| Failure::failed(format!("the terminal cannot be written: {error}")))?;
         tokio::select! {
             told = news.recv() => match told {
                 Some(Ok(usage)) => {
@@ -110,21 +127,17 @@ async fn live(options: &Options, client: Client, usage: PlatformUsage) -> Result
                     }
                 }
                 // Asking again will not help.
-                Some(Err(failure)) if failure.exit == Exit::Refused => break Err(failure),
+                Some(Err(failure)) if failure.exit == Exit::Refused => return Err(failure),
                 Some(Err(failure)) => trouble = Some(failure.what),
-                None => break Ok(()),
+                None => return Ok(()),
             },
             press = presses.recv() => match press {
                 Some(Press::Sort(by)) => key = by,
                 Some(Press::Redraw) => {}
-                Some(Press::Quit) | None => break Ok(()),
+                Some(Press::Quit) | None => return Ok(()),
             },
-            () = end.told() => break Ok(()),
         }
-    };
-    watch.abort();
-    drop(terminal);
-    ended
+    }
 }
 
 /// Looks again and again, as long as anyone wants to know.

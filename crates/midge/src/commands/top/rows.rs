@@ -60,8 +60,8 @@ fn row(before: Option<&AppUsage>, now: &AppUsage, bounds: &[u64]) -> Row {
         app: now.app.to_string(),
         requests: since(|it| it.requests),
         errors: since(|it| it.app_errors + it.platform_errors),
-        p50_us: quantile(&latency, bounds, 0.5),
-        p99_us: quantile(&latency, bounds, 0.99),
+        p50_us: quantile(&latency, bounds, now.latency_max_us, 0.5),
+        p99_us: quantile(&latency, bounds, now.latency_max_us, 0.99),
         cpu_us: since(|it| it.cpu_us),
         memory_peak_bytes: now.memory_peak_bytes,
         bytes_in: since(|it| it.bytes_in),
@@ -69,8 +69,8 @@ fn row(before: Option<&AppUsage>, now: &AppUsage, bounds: &[u64]) -> Row {
     }
 }
 
-/// The duration that a part of all did not exceed, as near as buckets tell. What is beyond the last bound counts as that.
-fn quantile(buckets: &[u64], bounds: &[u64], part: f64) -> Option<u64> {
+/// The duration that a part of all did not exceed, as near as buckets tell, and never more than the longest of all.
+fn quantile(buckets: &[u64], bounds: &[u64], longest: u64, part: f64) -> Option<u64> {
     let all: u64 = buckets.iter().sum();
     if all == 0 {
         return None;
@@ -82,7 +82,9 @@ fn quantile(buckets: &[u64], bounds: &[u64], part: f64) -> Option<u64> {
         if count > 0.0 && below + count >= rank {
             let lower = bucket.checked_sub(1).and_then(|it| bounds.get(it).copied());
             let lower = lower.unwrap_or(0);
-            let upper = bounds.get(bucket).copied().unwrap_or(lower);
+            // Buckets are wide: a time limit may lie at the very beginning of one.
+            let upper = bounds.get(bucket).map_or(longest, |it| longest.min(*it));
+            let upper = upper.max(lower);
             let within = (rank - below) / count;
             return Some(lower + ((upper - lower) as f64 * within) as u64);
         }
@@ -127,6 +129,7 @@ pub mod tests {
                     bytes_out: 10 * requests,
                     latency: latency.to_vec(),
                     latency_sum_us: 0,
+                    latency_max_us: 10_000,
                 }
             };
         PlatformUsage {
@@ -169,7 +172,7 @@ pub mod tests {
     #[test]
     fn a_quantile_lies_within_its_bucket() {
         let check = |buckets: &[u64], part: f64, expected: Option<u64>| {
-            let found = quantile(buckets, &[100, 1000, 10_000], part);
+            let found = quantile(buckets, &[100, 1000, 10_000], 20_000, part);
             assert_eq!(found, expected, "{buckets:?} {part}");
         };
         check(&[], 0.5, None);
@@ -179,7 +182,20 @@ pub mod tests {
         check(&[0, 10], 0.5, Some(550));
         check(&[98, 0, 2], 0.5, Some(51));
         check(&[98, 0, 2], 0.99, Some(5500));
-        check(&[0, 0, 0, 5], 0.5, Some(10_000));
+        check(&[0, 0, 0, 5], 0.6, Some(16_000));
+    }
+
+    #[test]
+    fn no_quantile_exceeds_the_longest_that_there_was() {
+        let check = |buckets: &[u64], longest: u64, expected: u64| {
+            let found = quantile(buckets, &[100, 1000, 10_000], longest, 0.99);
+            assert_eq!(found, Some(expected), "{buckets:?} {longest}");
+        };
+        check(&[0, 0, 5], 1_001, 1_001);
+        check(&[0, 0, 0, 5], 10_001, 10_001);
+        check(&[3], 70, 70);
+        // The longest was before: what is counted now lies below it.
+        check(&[0, 5, 0], 5_000, 1_000);
     }
 
     #[test]

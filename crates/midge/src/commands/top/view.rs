@@ -17,17 +17,17 @@ use crate::screen;
 const COLUMNS: usize = 8;
 
 /// What is on the screen at one moment.
-pub struct View<'a> {
+pub struct View {
     rows: Vec<Row>,
     /// The time that the rows are of; none: since the node began.
     span: Option<Duration>,
     key: Key,
-    trouble: Option<&'a str>,
+    trouble: Option<String>,
 }
 
-impl<'a> View<'a> {
+impl View {
     /// Of all that was looked at, oldest first; there is one look at least.
-    pub fn new(looks: &VecDeque<PlatformUsage>, key: Key, trouble: Option<&'a str>) -> Self {
+    pub fn new(looks: &VecDeque<PlatformUsage>, key: Key, trouble: Option<&str>) -> Self {
         let now = looks.back().expect("what is shown was looked at");
         let before = looks.front().filter(|before| before.at_ms < now.at_ms);
         let span = before.map(|before| Duration::from_millis(now.at_ms - before.at_ms));
@@ -37,7 +37,7 @@ impl<'a> View<'a> {
             rows,
             span,
             key,
-            trouble,
+            trouble: trouble.map(str::to_owned),
         }
     }
 
@@ -118,7 +118,7 @@ impl<'a> View<'a> {
     }
 
     fn last_line(&self, room: usize) -> Line<'static> {
-        if let Some(trouble) = self.trouble {
+        if let Some(trouble) = &self.trouble {
             let text = format!("no news: {}", without_controls(trouble));
             return Line::styled(text, Modifier::REVERSED);
         }
@@ -189,7 +189,7 @@ mod tests {
     use super::super::rows::tests::usage;
     use super::*;
 
-    fn drawn(view: &View<'_>, height: u16) -> Vec<String> {
+    fn drawn(view: &View, height: u16) -> Vec<String> {
         let mut terminal = Terminal::new(TestBackend::new(100, height)).unwrap();
         terminal.draw(|frame| view.draw(frame)).unwrap();
         let text = terminal.backend().to_string();

@@ -252,6 +252,44 @@ fn a_request_that_takes_too_long_ends_in_time_and_no_other_with_it() {
     assert!(cut.body("GET", &head, &mut Vec::new()).is_err());
 }
 
+/// How many requests of an app ended so.
+fn ended(platform: &Platform, app: &str, outcome: Outcome) -> f64 {
+    let outcome = outcome.code();
+    platform.metric(&format!(
+        "midge_requests_total{{tenant=\"default\",app=\"{app}\",outcome=\"{outcome}\"}}"
+    ))
+}
+
+fn eventually_ended(platform: &Platform, app: &str, outcome: Outcome, requests: f64) {
+    eventually(&format!("{requests} end with `{outcome}`"), || {
+        (ended(platform, app, outcome) == requests).then_some(())
+    });
+}
+
+#[test]
+fn an_upload_that_breaks_is_its_clients_failure_though_the_guest_hands_it_on() {
+    let platform = Platform::configured("workers = 1");
+    for (app, manifest) in [("fresh", ""), ("reused", REUSE)] {
+        platform.deploy_with(app, &service("echoed"), manifest);
+        let mut malformed = platform.connect(app);
+        malformed
+            .send_head("POST", "/", "transfer-encoding: chunked\r\n")
+            .unwrap();
+        malformed.send(b"3\r\nabc\r\nZZ\r\n").unwrap();
+        malformed.rest_or_reset().unwrap();
+        eventually_ended(&platform, app, Outcome::BadRequest, 1.0);
+        let mut short = platform.connect(app);
+        short
+            .send_head("POST", "/", "content-length: 7\r\n")
+            .unwrap();
+        short.send(b"abc").unwrap();
+        short.finish().unwrap();
+        short.rest_or_reset().unwrap();
+        eventually_ended(&platform, app, Outcome::ClientGone, 1.0);
+        assert_eq!(ended(&platform, app, Outcome::BadResponse), 0.0, "{app}");
+    }
+}
+
 #[test]
 fn only_services_may_be_reused() {
     let platform = Platform::start();

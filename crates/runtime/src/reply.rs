@@ -7,12 +7,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use capabilities::http::{OutgoingReader, Reply, Truncated};
+use capabilities::http::{Incoming, OutgoingReader, Reply, Truncated};
 use http_body::Frame;
 use model::Outcome;
 use tokio::task::JoinHandle;
 
 use crate::reuse::Shared;
+use crate::run::blame;
 use crate::vitals::Vitals;
 
 /// The hold on a guest: it ends with this unless released. None once it was.
@@ -84,6 +85,8 @@ pub struct ReplyBody {
     /// The bytes that are still missing from a promised length.
     left: Option<u64>,
     vitals: Arc<Vitals>,
+    /// The body of the request.
+    incoming: Incoming,
 }
 
 impl ReplyBody {
@@ -93,6 +96,7 @@ impl ReplyBody {
         to_head: bool,
         guest: Guest,
         vitals: Arc<Vitals>,
+        incoming: Incoming,
     ) -> http::Response<Self> {
         let mut response = http::Response::new(());
         *response.status_mut() = reply.status;
@@ -106,6 +110,7 @@ impl ReplyBody {
             has_body,
             left,
             vitals,
+            incoming,
         };
         response.map(|()| body)
     }
@@ -136,11 +141,13 @@ impl http_body::Body for ReplyBody {
         let Some(reader) = &mut this.reader else {
             return Poll::Ready(None);
         };
+        // A reply that is cut because the request's body broke off is cut by the client.
+        let cut = |Truncated(outcome)| Truncated(blame(outcome, this.incoming.failure()));
         if let Poll::Ready(frame) = Pin::new(&mut *reader).poll_frame(context) {
             if let (Some(left), Some(Ok(frame))) = (&mut this.left, &frame) {
                 *left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len) as u64);
             }
-            return Poll::Ready(frame);
+            return Poll::Ready(frame.map(|frame| frame.map_err(cut)));
         }
         let Some(guest) = &mut this.guest else {
             return Poll::Pending;
@@ -149,11 +156,11 @@ impl http_body::Body for ReplyBody {
         this.guest = None;
         // The guest may have written its last words after the reader was asked.
         match Pin::new(reader).poll_frame(context) {
-            Poll::Ready(frame) => Poll::Ready(frame),
-            Poll::Pending => Poll::Ready(Some(Err(Truncated(match outcome {
+            Poll::Ready(frame) => Poll::Ready(frame.map(|frame| frame.map_err(cut))),
+            Poll::Pending => Poll::Ready(Some(Err(cut(Truncated(match outcome {
                 Outcome::Ok => Outcome::BadResponse,
                 outcome => outcome,
-            })))),
+            }))))),
         }
     }
 

@@ -94,6 +94,7 @@ impl Instances {
         engine: &Engine,
         reuse: Reuse,
         invocation: Invocation,
+        incoming: Incoming,
         answer: oneshot::Sender<Answer>,
     ) -> (Guest, Arc<Vitals>) {
         let Invocation {
@@ -114,8 +115,7 @@ impl Instances {
             let making = Making { entry, code, slot };
             self.begin(engine.clone(), key, reuse, making, &observer)
         });
-        let (parts, body) = request.into_parts();
-        let incoming = Incoming::new(body);
+        let (parts, _) = request.into_parts();
         let (done, outcome) = oneshot::channel();
         let given_up = Arc::new(AtomicBool::new(false));
         live.vitals.join(budget_ns);

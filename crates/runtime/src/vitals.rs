@@ -14,8 +14,10 @@ use crate::turns::TURN_NS;
 
 /// Hears the moments of one invocation, where its request is traced.
 pub trait Tracer: CallSink {
-    /// The instance was made.
+    /// The instance was made, for this request.
     fn instantiated(&self, from: Instant, to: Instant);
+    /// The guest was handed the request.
+    fn began(&self, at: Instant);
 }
 
 /// Shared between the store, which measures, and the task that polls it. One thread uses it at a time.
@@ -145,6 +147,7 @@ impl Vitals {
         self.instantiate_ns.store(time.as_nanos() as u64, Relaxed);
         if let Some(tracer) = &self.tracer {
             tracer.instantiated(from, to);
+            tracer.began(to);
         }
     }
 

@@ -201,6 +201,12 @@ impl Tracer for Exchange {
             recording.marks().instantiate = Some(recording.stretch(from, to));
         }
     }
+
+    fn began(&self, at: Instant) {
+        if let Some(recording) = self.recording() {
+            recording.marks().guest_began_ns = Some(recording.at(at));
+        }
+    }
 }
 
 impl Drop for Exchange {
@@ -263,6 +269,7 @@ impl Exchange {
             slot_ns: marks.slot_ns,
             load: marks.load,
             instantiate: marks.instantiate,
+            guest_began_ns: marks.guest_began_ns,
             guest_ended_ns: marks.guest_ended_ns,
             ended_ns: recording.now(),
             calls: marks.calls,

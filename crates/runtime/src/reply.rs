@@ -21,14 +21,14 @@ pub struct Guest(Option<Hold>);
 
 enum Hold {
     /// It has an instance of its own.
-    Own(JoinHandle<Outcome>),
+    Own(JoinHandle<Outcome>, Arc<Vitals>),
     /// Its instance has others as well.
     Shared(Shared),
 }
 
 impl Guest {
-    pub fn own(task: JoinHandle<Outcome>) -> Self {
-        Self(Some(Hold::Own(task)))
+    pub fn own(task: JoinHandle<Outcome>, vitals: Arc<Vitals>) -> Self {
+        Self(Some(Hold::Own(task, vitals)))
     }
 
     pub fn shared(shared: Shared) -> Self {
@@ -44,21 +44,30 @@ impl Guest {
         poll_fn(|context| self.poll_ended(context)).await
     }
 
-    /// Resolves at the deadline of a guest that shares its instance; one that has its own is ended at its deadline.
-    pub fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    /// Resolves when a guest that shares its instance is through with its request, which may leave its answer open; one
+    /// that has its own drops its answer.
+    pub fn poll_cut(&mut self, context: &mut Context<'_>) -> Poll<()> {
         match &mut self.0 {
-            Some(Hold::Shared(shared)) => shared.poll_late(context),
-            Some(Hold::Own(_)) | None => Poll::Pending,
+            Some(Hold::Shared(shared)) => shared.poll_ended(context).map(|_| ()),
+            Some(Hold::Own(..)) | None => Poll::Pending,
         }
     }
 
     fn poll_ended(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
         match &mut self.0 {
-            Some(Hold::Own(task)) => Pin::new(task)
+            Some(Hold::Own(task, _)) => Pin::new(task)
                 .poll(context)
                 .map(|ended| ended.unwrap_or(Outcome::Internal)),
             Some(Hold::Shared(shared)) => shared.poll_ended(context),
             None => Poll::Ready(Outcome::Ok),
+        }
+    }
+
+    fn charge(&self, cpu: Duration) {
+        match &self.0 {
+            Some(Hold::Own(_, vitals)) => vitals.charge(cpu),
+            Some(Hold::Shared(shared)) => shared.charge(cpu),
+            None => {}
         }
     }
 }
@@ -66,7 +75,7 @@ impl Guest {
 impl Drop for Guest {
     fn drop(&mut self) {
         match &self.0 {
-            Some(Hold::Own(task)) => task.abort(),
+            Some(Hold::Own(task, _)) => task.abort(),
             Some(Hold::Shared(shared)) => shared.give_up(),
             None => {}
         }
@@ -84,7 +93,6 @@ pub struct ReplyBody {
     has_body: bool,
     /// The bytes that are still missing from a promised length.
     left: Option<u64>,
-    vitals: Arc<Vitals>,
     /// The body of the request.
     incoming: Incoming,
 }
@@ -95,7 +103,6 @@ impl ReplyBody {
         reply: Reply,
         to_head: bool,
         guest: Guest,
-        vitals: Arc<Vitals>,
         incoming: Incoming,
     ) -> http::Response<Self> {
         let mut response = http::Response::new(());
@@ -109,7 +116,6 @@ impl ReplyBody {
             guest: Some(guest),
             has_body,
             left,
-            vitals,
             incoming,
         };
         response.map(|()| body)
@@ -118,7 +124,9 @@ impl ReplyBody {
     /// Work on this body took so much CPU time: its guest has so much less, and fails with [`Outcome::CpuLimit`] when it
     /// has none left. One that has ended is not touched.
     pub fn charge(&self, cpu: Duration) {
-        self.vitals.charge(cpu);
+        if let Some(guest) = &self.guest {
+            guest.charge(cpu);
+        }
     }
 
     /// Whether the guest promised a length and has ended its body without a byte of it.

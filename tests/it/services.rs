@@ -244,12 +244,194 @@ fn a_request_that_takes_too_long_ends_in_time_and_no_other_with_it() {
     std::thread::sleep(Duration::from_secs(1));
     let mut other = begin(&platform, "count", "/1300");
     late.reply("GET").unwrap().is(504).fails("wall-limit");
+    logged(&platform, "count", "`limits.wall` in the manifest");
     other.reply("GET").unwrap().is(200).says("2");
     assert_eq!(numbers(&platform, "count", 1), [1]);
     let mut cut = begin(&platform, "count", "/late/60000");
     let head = cut.head().unwrap();
     assert_eq!(head.status, 200);
     assert!(cut.body("GET", &head, &mut Vec::new()).is_err());
+}
+
+/// How many requests of an app ended so.
+fn ended(platform: &Platform, app: &str, outcome: Outcome) -> f64 {
+    let outcome = outcome.code();
+    platform.metric(&format!(
+        "midge_requests_total{{tenant=\"default\",app=\"{app}\",outcome=\"{outcome}\"}}"
+    ))
+}
+
+fn eventually_ended(platform: &Platform, app: &str, outcome: Outcome, requests: f64) {
+    eventually(&format!("{requests} end with `{outcome}`"), || {
+        (ended(platform, app, outcome) == requests).then_some(())
+    });
+}
+
+fn eventually_no_instance(platform: &Platform) {
+    eventually("no instance is left", || {
+        (platform.metric("midge_live_instances") == 0.0).then_some(())
+    });
+}
+
+/// Waits until an app's instances have met so many requests in all.
+fn met(platform: &Platform, app: &str, requests: usize) {
+    let path = format!("tenants/default/apps/{app}/logs");
+    eventually(&format!("`{app}` has met {requests}"), || {
+        let logs = platform.api.get(&path).reply.text();
+        (logs.matches("met ").count() == requests).then_some(())
+    });
+}
+
+/// Of a wall time that no test waits for.
+const PATIENT: &str = "[limits]\nwall = '5m'\n[reuse]\nidle = '10s'";
+
+#[test]
+fn who_leaves_holds_no_instance() {
+    let platform = Platform::configured("workers = 1");
+    platform.deploy_with("count", &service("count"), PATIENT);
+    let given_up: Vec<_> = (0..20)
+        .map(|_| begin(&platform, "count", "/250000"))
+        .collect();
+    met(&platform, "count", 20);
+    eventually("they are live", || {
+        (platform.metric("midge_live_instances") > 0.0).then_some(())
+    });
+    drop(given_up);
+    eventually_no_instance(&platform);
+    eventually_ended(&platform, "count", Outcome::ClientGone, 20.0);
+    // Another one is not disturbed, and nothing is left when it is through.
+    let mut other = begin(&platform, "count", "/1000");
+    let given_up = begin(&platform, "count", "/250000");
+    met(&platform, "count", 22);
+    drop(given_up);
+    eventually_ended(&platform, "count", Outcome::ClientGone, 21.0);
+    other.reply("GET").unwrap().is(200);
+    eventually_no_instance(&platform);
+}
+
+#[test]
+fn who_leaves_amid_a_reply_is_not_the_apps_failure() {
+    let platform = Platform::configured("workers = 1");
+    platform.deploy_with("endless", &service("endless"), REUSE);
+    for requests in 1..=20 {
+        let mut connection = begin(&platform, "endless", "/");
+        assert_eq!(connection.head().unwrap().status, 200);
+        connection.chunk(&mut Vec::new()).unwrap();
+        drop(connection);
+        eventually_ended(
+            &platform,
+            "endless",
+            Outcome::ClientGone,
+            f64::from(requests),
+        );
+    }
+    assert_eq!(ended(&platform, "endless", Outcome::BadResponse), 0.0);
+}
+
+#[test]
+fn who_has_all_that_was_promised_has_not_left() {
+    let platform = Platform::configured("workers = 1");
+    platform.deploy_with("count", &service("count"), REUSE);
+    platform.get("count", "/hang/300").is(200).says("for now");
+    eventually_ended(&platform, "count", Outcome::Ok, 1.0);
+    assert_eq!(ended(&platform, "count", Outcome::ClientGone), 0.0);
+}
+
+#[test]
+fn an_upload_that_breaks_is_its_clients_failure_though_the_guest_hands_it_on() {
+    let platform = Platform::configured("workers = 1");
+    for (app, manifest) in [("fresh", ""), ("reused", REUSE)] {
+        platform.deploy_with(app, &service("echoed"), manifest);
+        let mut malformed = platform.connect(app);
+        malformed
+            .send_head("POST", "/", "transfer-encoding: chunked\r\n")
+            .unwrap();
+        malformed.send(b"3\r\nabc\r\nZZ\r\n").unwrap();
+        malformed.rest_or_reset().unwrap();
+        eventually_ended(&platform, app, Outcome::BadRequest, 1.0);
+        let mut short = platform.connect(app);
+        short
+            .send_head("POST", "/", "content-length: 7\r\n")
+            .unwrap();
+        short.send(b"abc").unwrap();
+        short.finish().unwrap();
+        short.rest_or_reset().unwrap();
+        eventually_ended(&platform, app, Outcome::ClientGone, 1.0);
+        assert_eq!(ended(&platform, app, Outcome::BadResponse), 0.0, "{app}");
+    }
+}
+
+#[test]
+fn what_a_request_does_after_its_reply_is_counted_as_its_own() {
+    let platform = Platform::configured("workers = 1");
+    platform.deploy_with("count", &service("count"), PATIENT);
+    let beside = begin(&platform, "count", "/250000");
+    met(&platform, "count", 1);
+    platform.get("count", "/after/100").is(200).says("2");
+    // It is through though the other one is not.
+    eventually_ended(&platform, "count", Outcome::Ok, 1.0);
+    drop(beside);
+    eventually_ended(&platform, "count", Outcome::ClientGone, 1.0);
+    platform.get("count", "/trap-after").is(200).says("1");
+    eventually_ended(&platform, "count", Outcome::Trap, 1.0);
+    logged(&platform, "count", "unreachable");
+    platform.get("count", "/spin-after").is(200).says("1");
+    eventually_ended(&platform, "count", Outcome::CpuLimit, 1.0);
+    logged(&platform, "count", "`limits.cpu` in the manifest");
+    let used = platform.metric("midge_app_cpu_seconds_total{tenant=\"default\",app=\"count\"}");
+    assert!(used >= 0.05, "{used} s: its limit is 50 ms");
+    eventually("who always fails after its reply is in quarantine", || {
+        let reply = platform.get("count", "/trap-after");
+        (reply.header("midge-error") == Some("quarantined")).then_some(())
+    });
+}
+
+#[test]
+fn each_request_is_over_in_time_however_many_follow() {
+    let platform = Platform::configured("workers = 1");
+    let manifest = format!("[limits]\nwall = '1s'\n{REUSE}");
+    for (app, method, path) in [
+        ("head", "HEAD", "/hang/60000"),
+        ("left", "GET", "/hang/60000"),
+        ("after", "GET", "/after/60000"),
+    ] {
+        platform.deploy_with(app, &service("count"), &manifest);
+        let mut connection = platform.connect(app);
+        let reply = connection.request(method, path, "", b"");
+        reply.unwrap().is(200);
+        let mut traffic = platform.connect(app);
+        eventually(&format!("{method} {path} is over"), || {
+            traffic.get("/").unwrap().is(200);
+            (ended(&platform, app, Outcome::WallLimit) == 1.0).then_some(())
+        });
+    }
+}
+
+#[test]
+fn the_time_to_make_an_instance_is_counted_once_for_it() {
+    let platform = Platform::configured("workers = 1");
+    platform.deploy_with("count", &service("count"), REUSE);
+    assert_eq!(numbers(&platform, "count", 10).last(), Some(&10));
+    eventually_ended(&platform, "count", Outcome::Ok, 10.0);
+    let made = platform.metric("midge_instantiate_duration_seconds_count");
+    assert_eq!(made, 1.0);
+}
+
+#[test]
+fn compressing_a_reply_is_charged_to_its_request_alone() {
+    let platform = Platform::configured("workers = 1");
+    let manifest = format!("[reply]\ncompress = ['br']\n{PATIENT}");
+    platform.deploy_with("count", &service("count"), &manifest);
+    let mut beside = begin(&platform, "count", "/3000");
+    met(&platform, "count", 1);
+    let mut connection = platform.connect("count");
+    let accepts = "accept-encoding: br\r\n";
+    let cut = connection.request("GET", "/noise/64", accepts, b"");
+    assert!(cut.is_err(), "all of it was compressed within 50 ms");
+    beside.reply("GET").unwrap().is(200).says("1");
+    eventually_ended(&platform, "count", Outcome::CpuLimit, 1.0);
+    eventually_ended(&platform, "count", Outcome::Ok, 1.0);
+    eventually_no_instance(&platform);
 }
 
 #[test]

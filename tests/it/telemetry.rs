@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use model::LogRecord;
 use tests::collector::{Collector, attribute, hex, said};
-use tests::{Platform, Settings, eventually, guest};
+use tests::{Guest, Platform, Settings, eventually, guest};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const SPAN: &str = "00f067aa0ba902b7";
@@ -132,6 +132,34 @@ fn a_request_is_followed_from_its_traceparent_to_its_guests_calls() {
         lines.find(|line| line.request == request && line.done.is_some())
     });
     assert_eq!(line.trace.unwrap().to_string(), TRACE);
+}
+
+#[test]
+fn each_request_of_a_reused_instance_has_the_guests_span_that_it_was_told_of() {
+    let collector = Collector::start();
+    let url = collector.url();
+    let platform = Platform::configured(&format!(
+        "workers = 1\n[telemetry]\notlp = \"{url}\"\ntraces = 0.0"
+    ));
+    let wasm = Guest::Service("count").bytes();
+    platform.deploy_with("count", &wasm, "[reuse]\nidle = '10s'");
+    let mut connection = platform.connect("count");
+    for number in 1..=3 {
+        let trace = TRACE.replace("4bf9", &format!("000{number}"));
+        let asked = format!("traceparent: 00-{trace}-{SPAN}-01\r\n");
+        let reply = connection.request("GET", "/told", &asked, b"");
+        let told = reply.unwrap().is(200).text();
+        let spans = collector.trace(&trace);
+        let named = |name: &str| spans.iter().filter(|span| span.name == name).count();
+        assert_eq!(named("instantiate"), usize::from(number == 1), "{number}");
+        assert_eq!(named("guest"), 1, "{number}");
+        let guest = spans.iter().find(|span| span.name == "guest").unwrap();
+        assert_eq!(told, format!("00-{trace}-{}-01", hex(&guest.span_id)));
+        let whole = spans.iter().find(|span| span.name == "GET").unwrap();
+        assert_eq!(guest.parent_span_id, whole.span_id);
+        assert!(whole.start_time_unix_nano <= guest.start_time_unix_nano);
+        assert!(guest.end_time_unix_nano <= whole.end_time_unix_nano);
+    }
 }
 
 #[test]

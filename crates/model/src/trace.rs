@@ -196,9 +196,11 @@ pub struct Traced {
     pub slot_ns: Option<u64>,
     /// The app had to be loaded.
     pub load: Option<Stretch>,
-    /// The instance was made.
+    /// The instance was made, if it was for this request.
     pub instantiate: Option<Stretch>,
-    /// When everything of the guest was freed.
+    /// When the guest was handed the request.
+    pub guest_began_ns: Option<u64>,
+    /// When everything of the guest was freed, or a guest with other requests was through with this one.
     pub guest_ended_ns: Option<u64>,
     pub ended_ns: u64,
     /// The guest's calls to its capabilities, at most [`crate::limits::TRACE_CALLS`].

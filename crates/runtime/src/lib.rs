@@ -26,4 +26,4 @@ pub use pool::{Overloaded, Pool, Slot};
 pub use reply::ReplyBody;
 pub use reuse::Instances;
 pub use run::{BodyError, Ended, Facts, Invocation, Observer, RequestBody, Truncated, run};
-pub use vitals::Tracer;
+pub use vitals::{Overhead, Tracer};

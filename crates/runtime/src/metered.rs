@@ -57,6 +57,16 @@ impl<'a, F> Metered<'a, F> {
             place,
         }
     }
+
+    /// Frees a guest that has not ended, as the last of its turns.
+    pub fn free(&mut self) {
+        if self.guest.is_some() {
+            self.vitals.begin_turn();
+            // What panics here has nobody left to tell.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.guest = None));
+            self.vitals.end_turn();
+        }
+    }
 }
 
 impl<F: Future<Output = wasmtime::Result<()>>> Future for Metered<'_, F> {

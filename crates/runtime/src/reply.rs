@@ -7,12 +7,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use capabilities::http::{OutgoingReader, Reply, Truncated};
+use capabilities::http::{Incoming, OutgoingReader, Reply, Truncated};
 use http_body::Frame;
 use model::Outcome;
 use tokio::task::JoinHandle;
 
 use crate::reuse::Shared;
+use crate::run::blame;
 use crate::vitals::Vitals;
 
 /// The hold on a guest: it ends with this unless released. None once it was.
@@ -20,14 +21,14 @@ pub struct Guest(Option<Hold>);
 
 enum Hold {
     /// It has an instance of its own.
-    Own(JoinHandle<Outcome>),
+    Own(JoinHandle<Outcome>, Arc<Vitals>),
     /// Its instance has others as well.
     Shared(Shared),
 }
 
 impl Guest {
-    pub fn own(task: JoinHandle<Outcome>) -> Self {
-        Self(Some(Hold::Own(task)))
+    pub fn own(task: JoinHandle<Outcome>, vitals: Arc<Vitals>) -> Self {
+        Self(Some(Hold::Own(task, vitals)))
     }
 
     pub fn shared(shared: Shared) -> Self {
@@ -43,21 +44,30 @@ impl Guest {
         poll_fn(|context| self.poll_ended(context)).await
     }
 
-    /// Resolves at the deadline of a guest that shares its instance; one that has its own is ended at its deadline.
-    pub fn poll_late(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    /// Resolves when a guest that shares its instance is through with its request, which may leave its answer open; one
+    /// that has its own drops its answer.
+    pub fn poll_cut(&mut self, context: &mut Context<'_>) -> Poll<()> {
         match &mut self.0 {
-            Some(Hold::Shared(shared)) => shared.poll_late(context),
-            Some(Hold::Own(_)) | None => Poll::Pending,
+            Some(Hold::Shared(shared)) => shared.poll_ended(context).map(|_| ()),
+            Some(Hold::Own(..)) | None => Poll::Pending,
         }
     }
 
     fn poll_ended(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
         match &mut self.0 {
-            Some(Hold::Own(task)) => Pin::new(task)
+            Some(Hold::Own(task, _)) => Pin::new(task)
                 .poll(context)
                 .map(|ended| ended.unwrap_or(Outcome::Internal)),
             Some(Hold::Shared(shared)) => shared.poll_ended(context),
             None => Poll::Ready(Outcome::Ok),
+        }
+    }
+
+    fn charge(&self, cpu: Duration) {
+        match &self.0 {
+            Some(Hold::Own(_, vitals)) => vitals.charge(cpu),
+            Some(Hold::Shared(shared)) => shared.charge(cpu),
+            None => {}
         }
     }
 }
@@ -65,7 +75,7 @@ impl Guest {
 impl Drop for Guest {
     fn drop(&mut self) {
         match &self.0 {
-            Some(Hold::Own(task)) => task.abort(),
+            Some(Hold::Own(task, _)) => task.abort(),
             Some(Hold::Shared(shared)) => shared.give_up(),
             None => {}
         }
@@ -83,7 +93,8 @@ pub struct ReplyBody {
     has_body: bool,
     /// The bytes that are still missing from a promised length.
     left: Option<u64>,
-    vitals: Arc<Vitals>,
+    /// The body of the request.
+    incoming: Incoming,
 }
 
 impl ReplyBody {
@@ -92,7 +103,7 @@ impl ReplyBody {
         reply: Reply,
         to_head: bool,
         guest: Guest,
-        vitals: Arc<Vitals>,
+        incoming: Incoming,
     ) -> http::Response<Self> {
         let mut response = http::Response::new(());
         *response.status_mut() = reply.status;
@@ -105,7 +116,7 @@ impl ReplyBody {
             guest: Some(guest),
             has_body,
             left,
-            vitals,
+            incoming,
         };
         response.map(|()| body)
     }
@@ -113,7 +124,9 @@ impl ReplyBody {
     /// Work on this body took so much CPU time: its guest has so much less, and fails with [`Outcome::CpuLimit`] when it
     /// has none left. One that has ended is not touched.
     pub fn charge(&self, cpu: Duration) {
-        self.vitals.charge(cpu);
+        if let Some(guest) = &self.guest {
+            guest.charge(cpu);
+        }
     }
 
     /// Whether the guest promised a length and has ended its body without a byte of it.
@@ -136,11 +149,13 @@ impl http_body::Body for ReplyBody {
         let Some(reader) = &mut this.reader else {
             return Poll::Ready(None);
         };
+        // A reply that is cut because the request's body broke off is cut by the client.
+        let cut = |Truncated(outcome)| Truncated(blame(outcome, this.incoming.failure()));
         if let Poll::Ready(frame) = Pin::new(&mut *reader).poll_frame(context) {
             if let (Some(left), Some(Ok(frame))) = (&mut this.left, &frame) {
                 *left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len) as u64);
             }
-            return Poll::Ready(frame);
+            return Poll::Ready(frame.map(|frame| frame.map_err(cut)));
         }
         let Some(guest) = &mut this.guest else {
             return Poll::Pending;
@@ -149,11 +164,11 @@ impl http_body::Body for ReplyBody {
         this.guest = None;
         // The guest may have written its last words after the reader was asked.
         match Pin::new(reader).poll_frame(context) {
-            Poll::Ready(frame) => Poll::Ready(frame),
-            Poll::Pending => Poll::Ready(Some(Err(Truncated(match outcome {
+            Poll::Ready(frame) => Poll::Ready(frame.map(|frame| frame.map_err(cut))),
+            Poll::Pending => Poll::Ready(Some(Err(cut(Truncated(match outcome {
                 Outcome::Ok => Outcome::BadResponse,
                 outcome => outcome,
-            })))),
+            }))))),
         }
     }
 

@@ -23,7 +23,7 @@ use crate::outcome::Misbehaviour;
 use crate::reply::{Guest, ReplyBody};
 use crate::reuse::Instances;
 use crate::service;
-use crate::vitals::{Tracer, Vitals};
+use crate::vitals::{Overhead, Tracer, Vitals};
 use crate::{Code, Engine, Slot};
 
 pub use capabilities::http::{BodyError, RequestBody, Truncated};
@@ -47,8 +47,11 @@ pub trait Observer: Send + Sync + 'static {
     /// Where lines of the guest's output go, and those that the platform has for its owner: whole, bounded and escaped,
     /// without their line ends.
     fn lines(&self) -> Arc<dyn LineSink>;
-    /// Said once, after everything of the invocation was freed.
+    /// Said once, after everything of the invocation was freed; of one that shares its instance, after its guest is
+    /// through with it.
     fn ended(&self, ended: Ended);
+    /// Who hears what its instance uses when none of its requests is under way.
+    fn overhead(&self) -> Arc<dyn Overhead>;
 }
 
 /// How an invocation ended.
@@ -85,35 +88,37 @@ pub struct Invocation {
 pub async fn run(
     engine: &Engine,
     instances: &Instances,
-    invocation: Invocation,
+    mut invocation: Invocation,
 ) -> Result<http::Response<ReplyBody>, Outcome> {
     let to_head = invocation.request.method() == http::Method::HEAD;
     let observer = invocation.observer.clone();
     let (answer, mut answered) = oneshot::channel();
+    let incoming = Incoming::new(invocation.request.body_mut().take());
     let reuse = invocation.entry.reuse.clone();
-    let (mut guest, vitals) = match reuse {
+    let mut guest = match reuse {
         Some(reuse) if invocation.code.kind() == GuestKind::HttpService => {
-            instances.hand(engine, *reuse, invocation, answer)
+            instances.hand(engine, *reuse, invocation, incoming.clone(), answer)
         }
         _ => {
             let tracer = invocation.tracer.clone();
             let vitals = Arc::new(Vitals::new(&invocation.entry.limits, tracer));
-            let live = live(engine.clone(), invocation, vitals.clone(), answer);
-            (Guest::own(tokio::task::spawn_local(live)), vitals)
+            let (engine, incoming) = (engine.clone(), incoming.clone());
+            let live = live(engine, invocation, incoming, vitals.clone(), answer);
+            Guest::own(tokio::task::spawn_local(live), vitals)
         }
     };
     let answer = poll_fn(|context| match Pin::new(&mut answered).poll(context) {
         Poll::Ready(answer) => Poll::Ready(answer.ok()),
-        Poll::Pending => guest.poll_late(context).map(|()| None),
+        Poll::Pending => guest.poll_cut(context).map(|()| None),
     });
     match answer.await {
-        Some(Ok(reply)) => Ok(ReplyBody::of(reply, to_head, guest, vitals)),
+        Some(Ok(reply)) => Ok(ReplyBody::of(reply, to_head, guest, incoming)),
         Some(Err(GaveUp(text))) => {
             // Its words are the guest's: bounded like all that it says.
             let text = format!("the guest answered with the error {text}\n");
             explain(observer.lines(), &text);
             guest.release();
-            Err(Outcome::BadResponse)
+            Err(blame(Outcome::BadResponse, incoming.failure()))
         }
         // The guest ended without an answer, and knows why.
         None => Err(guest.ended().await),
@@ -145,6 +150,7 @@ impl Drop for Epilogue {
 async fn live(
     engine: Engine,
     invocation: Invocation,
+    incoming: Incoming,
     vitals: Arc<Vitals>,
     answer: oneshot::Sender<Answer>,
 ) -> Outcome {
@@ -158,8 +164,7 @@ async fn live(
         began,
         ..
     } = invocation;
-    let (parts, body) = request.into_parts();
-    let incoming = Incoming::new(body);
+    let (parts, _) = request.into_parts();
     let mut epilogue = Epilogue {
         observer: observer.clone(),
         vitals: vitals.clone(),

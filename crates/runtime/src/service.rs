@@ -66,10 +66,12 @@ pub async fn instantiate(
     instance.get_typed_func(&mut *store, function)
 }
 
+/// In so many rounds of the event loop arrives what a guest had in hand.
+pub const ROUNDS: u32 = 4;
+
 /// Lets the event loop go round until the body has ended, a few times at the most. What a guest has in hand when it
 /// returns arrives in these rounds: its reply then leaves whole, with its length, instead of in pieces.
 pub async fn settle(body: &Outgoing) {
-    const ROUNDS: u32 = 4;
     for _ in 0..ROUNDS {
         if body.has_ended() {
             return;

@@ -14,12 +14,21 @@ use crate::turns::TURN_NS;
 
 /// Hears the moments of one invocation, where its request is traced.
 pub trait Tracer: CallSink {
-    /// The instance was made.
+    /// The instance was made, for this request.
     fn instantiated(&self, from: Instant, to: Instant);
+    /// The guest was handed the request.
+    fn began(&self, at: Instant);
+}
+
+/// Hears what an app uses that is no request's: what its reused instances cost while none is under way.
+pub trait Overhead: Send + Sync + 'static {
+    fn used(&self, cpu: Duration);
 }
 
 /// Shared between the store, which measures, and the task that polls it. One thread uses it at a time.
 pub struct Vitals {
+    /// What the app's manifest gives to one request.
+    limit_ns: u64,
     budget_ns: AtomicU64,
     used_ns: AtomicU64,
     /// From how much on the guest waits for turns.
@@ -27,7 +36,11 @@ pub struct Vitals {
     /// Requests that share what is used, and how much each of them had of it in all.
     sharers: AtomicU64,
     shared_ns: AtomicU64,
+    /// What was used while no request shared it.
+    overhead_ns: AtomicU64,
     turn: Turn,
+    /// How much of this turn has been shared out.
+    turn_shared_ns: AtomicU64,
     over_budget: AtomicBool,
     memory_denied: AtomicBool,
     memory_peak: AtomicU64,
@@ -43,13 +56,17 @@ impl fmt::Debug for Vitals {
 
 impl Vitals {
     pub fn new(limits: &AppLimits, tracer: Option<Arc<dyn Tracer>>) -> Self {
+        let limit_ns = limits.cpu.0.saturating_mul(1_000_000);
         Self {
-            budget_ns: AtomicU64::new(limits.cpu.0.saturating_mul(1_000_000)),
+            limit_ns,
+            budget_ns: AtomicU64::new(limit_ns),
             used_ns: AtomicU64::new(0),
             long_ns: AtomicU64::new(TURN_NS),
             sharers: AtomicU64::new(0),
             shared_ns: AtomicU64::new(0),
+            overhead_ns: AtomicU64::new(0),
             turn: Turn::default(),
+            turn_shared_ns: AtomicU64::new(0),
             over_budget: AtomicBool::new(false),
             memory_denied: AtomicBool::new(false),
             memory_peak: AtomicU64::new(0),
@@ -61,6 +78,7 @@ impl Vitals {
     /// The guest is about to run on this thread.
     pub fn begin_turn(&self) {
         self.turn.begin(self.is_long());
+        self.turn_shared_ns.store(0, Relaxed);
     }
 
     /// Whether the guest has used enough to wait for a turn before it runs again.
@@ -73,13 +91,26 @@ impl Vitals {
         let turn = self.turn.cpu_ns();
         let used = self.used_ns.load(Relaxed) + turn;
         self.used_ns.store(used, Relaxed);
-        if let Some(each) = turn.checked_div(self.sharers.load(Relaxed)) {
-            self.shared_ns.fetch_add(each, Relaxed);
-        }
+        self.share(turn);
         if used > self.budget_ns.load(Relaxed) {
             self.over_budget.store(true, Relaxed);
         }
         turn
+    }
+
+    /// Shares out what the turn that goes on has used so far: who leaves amid it takes its part along.
+    pub fn share_out(&self) {
+        self.share(self.turn.cpu_ns());
+    }
+
+    /// Shares out what is new of so much in this turn.
+    fn share(&self, turn: u64) {
+        let before = self.turn_shared_ns.fetch_max(turn, Relaxed);
+        let new = turn.saturating_sub(before);
+        match new.checked_div(self.sharers.load(Relaxed)) {
+            Some(each) => self.shared_ns.fetch_add(each, Relaxed),
+            None => self.overhead_ns.fetch_add(new, Relaxed),
+        };
     }
 
     /// What the engine asks in the middle of a turn, about once a millisecond.
@@ -115,18 +146,26 @@ impl Vitals {
         }
     }
 
-    /// One of the requests is over and takes along what it left of its budget; the last leaves it for what its guest
-    /// does afterwards.
+    /// One of the requests is over and takes along what it left of its budget. An instance that rests has one of its
+    /// own: it is polled as well.
     pub fn leave(&self, left_ns: u64) {
         if self.sharers.fetch_sub(1, Relaxed) > 1 {
             let budget = self.budget_ns.load(Relaxed).saturating_sub(left_ns);
             self.budget_ns.store(budget, Relaxed);
+        } else {
+            self.used_ns.store(0, Relaxed);
+            self.budget_ns.store(self.limit_ns, Relaxed);
         }
     }
 
     /// What each request that shared the instance from the beginning on would have had of what was used.
     pub fn shared_ns(&self) -> u64 {
         self.shared_ns.load(Relaxed)
+    }
+
+    /// What was used while no request shared the instance; where it is not shared, that is nobody's to ask.
+    pub fn overhead(&self) -> Duration {
+        Duration::from_nanos(self.overhead_ns.load(Relaxed))
     }
 
     pub fn over_budget(&self) -> bool {
@@ -145,6 +184,7 @@ impl Vitals {
         self.instantiate_ns.store(time.as_nanos() as u64, Relaxed);
         if let Some(tracer) = &self.tracer {
             tracer.instantiated(from, to);
+            tracer.began(to);
         }
     }
 
@@ -278,6 +318,33 @@ mod tests {
         vitals.end_turn();
         assert!(vitals.over_budget());
         assert!(vitals.usage().cpu_us < 999_000);
+    }
+
+    #[test]
+    fn who_leaves_amid_a_turn_takes_its_part_along_and_nothing_is_lost() {
+        let spin = |vitals: &Vitals| {
+            for _ in 0..200 {
+                std::hint::black_box(vitals.check_turn());
+            }
+        };
+        let vitals = Vitals::new(&limits(Millis(1000), Size::mib(1)), None);
+        vitals.join(1);
+        vitals.join(1);
+        vitals.begin_turn();
+        spin(&vitals);
+        vitals.share_out();
+        let first = vitals.shared_ns();
+        vitals.leave(0);
+        spin(&vitals);
+        vitals.share_out();
+        let second = vitals.shared_ns() - first;
+        vitals.leave(0);
+        spin(&vitals);
+        let turn = vitals.end_turn();
+        let overhead = vitals.overhead().as_nanos() as u64;
+        assert!(first > 0 && second > 0 && overhead > 0);
+        // Of a time that is shared by two, one nanosecond at the most is nobody's.
+        assert!((turn - 1..=turn).contains(&(2 * first + second + overhead)));
     }
 
     impl Vitals {

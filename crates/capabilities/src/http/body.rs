@@ -147,7 +147,7 @@ struct OutgoingState {
     discarding: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
-    /// Who waits for [`Outgoing::poll_taken`]: the guest, and who has it run.
+    /// Who waits for [`Outgoing::poll_taken`] or [`Outgoing::poll_left`]: the guest, and who has it run.
     onlookers: [Option<Waker>; 2],
     /// Counted for its guest as long as there is a body.
     _memory: Option<Held>,
@@ -157,6 +157,20 @@ impl OutgoingState {
     fn tell_onlookers(&mut self) {
         for onlooker in &mut self.onlookers {
             wake(onlooker.take());
+        }
+    }
+
+    /// Has this waker woken when a reader or an end changes what onlookers wait for.
+    fn look_on(&mut self, waker: &Waker) {
+        let known =
+            |slot: &&mut Option<Waker>| slot.as_ref().is_none_or(|own| own.will_wake(waker));
+        match self.onlookers.iter_mut().find(known) {
+            Some(slot) => *slot = Some(waker.clone()),
+            // One of the others waits no longer; both look again.
+            None => {
+                self.tell_onlookers();
+                self.onlookers[0] = Some(waker.clone());
+            }
         }
     }
 
@@ -295,17 +309,18 @@ impl Outgoing {
         if matches!(state.end, End::Told) || state.failed || state.reader_gone || discarded {
             return Poll::Ready(!(state.failed || state.lost));
         }
-        let waker = context.waker();
-        let known =
-            |slot: &&mut Option<Waker>| slot.as_ref().is_none_or(|own| own.will_wake(waker));
-        match state.onlookers.iter_mut().find(known) {
-            Some(slot) => *slot = Some(waker.clone()),
-            // One of the others waits no longer; both look again.
-            None => {
-                state.tell_onlookers();
-                state.onlookers[0] = Some(waker.clone());
-            }
+        state.look_on(context.waker());
+        Poll::Pending
+    }
+
+    /// Resolves when nobody reads the body any more: it was read to its end, it has failed, or its reader has gone.
+    pub fn poll_left(&self, context: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        let gone = state.reader_gone || state.discarding;
+        if matches!(state.end, End::Told) || state.failed || gone {
+            return Poll::Ready(());
         }
+        state.look_on(context.waker());
         Poll::Pending
     }
 
@@ -527,6 +542,30 @@ mod tests {
         body.fail(Outcome::Trap);
         assert_eq!(looks(&body), Poll::Ready(false));
         assert!(!body.is_finished());
+    }
+
+    #[tokio::test]
+    async fn who_looks_on_hears_that_nobody_reads_any_more() {
+        let left = |body: &Outgoing| body.poll_left(&mut noop()).is_ready();
+        for discards in [true, false] {
+            let body = Outgoing::new();
+            let reader = body.reader();
+            body.write("x".into()).unwrap();
+            assert!(!left(&body));
+            match discards {
+                true => reader.discard(),
+                false => drop(reader),
+            }
+            // Whether it has ended is another question.
+            assert!(left(&body) && !body.has_ended());
+        }
+        let body = Outgoing::new();
+        let mut reader = body.reader();
+        body.write("x".into()).unwrap();
+        body.finish(None);
+        assert!(!left(&body));
+        assert!(reader.frame().await.unwrap().is_ok());
+        assert!(left(&body));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use http::header::HeaderValue;
 use http::{HeaderMap, Method, Uri};
 use model::trace::{TraceId, Traced};
 use model::{LogStream, Outcome, RequestRecord, Usage, limits};
-use runtime::{Ended, LineSink, Observer, Tracer};
+use runtime::{Ended, LineSink, Observer, Overhead, Tracer};
 
 use super::line::{Done, Names};
 use super::report::Report;
@@ -129,6 +129,15 @@ impl Exchange {
         self.lines().line(LogStream::Platform, text);
     }
 
+    fn voice(&self) -> Voice {
+        Voice {
+            id: self.id,
+            trace: self.names().trace,
+            app: self.app.clone(),
+            report: self.report.clone(),
+        }
+    }
+
     fn recording(&self) -> Option<&Recording> {
         self.trace.as_ref()?.recording.as_ref()
     }
@@ -145,7 +154,8 @@ impl Exchange {
     }
 }
 
-/// What is said about a request, by its guest or about it; it may come when the request is over.
+/// What is said about a request, by its guest or about it, and what its instance uses; it may come when the request is
+/// over.
 struct Voice {
     id: RequestId,
     trace: Option<TraceId>,
@@ -164,14 +174,20 @@ impl LineSink for Voice {
     }
 }
 
+impl Overhead for Voice {
+    fn used(&self, cpu: Duration) {
+        let served = self.report.served(&self.app);
+        self.report.overhead(served, micros(cpu));
+    }
+}
+
 impl Observer for Exchange {
     fn lines(&self) -> Arc<dyn LineSink> {
-        Arc::new(Voice {
-            id: self.id,
-            trace: self.names().trace,
-            app: self.app.clone(),
-            report: self.report.clone(),
-        })
+        Arc::new(self.voice())
+    }
+
+    fn overhead(&self) -> Arc<dyn Overhead> {
+        Arc::new(self.voice())
     }
 
     fn ended(&self, ended: Ended) {
@@ -201,6 +217,12 @@ impl Tracer for Exchange {
             recording.marks().instantiate = Some(recording.stretch(from, to));
         }
     }
+
+    fn began(&self, at: Instant) {
+        if let Some(recording) = self.recording() {
+            recording.marks().guest_began_ns = Some(recording.at(at));
+        }
+    }
 }
 
 impl Drop for Exchange {
@@ -214,9 +236,8 @@ impl Drop for Exchange {
             None => Outcome::ClientGone,
         };
         let usage = Usage {
-            cpu_us: progress.usage.cpu_us
-                + u64::try_from(progress.compressing.as_micros()).unwrap_or(u64::MAX),
-            wall_us: u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX),
+            cpu_us: progress.usage.cpu_us + micros(progress.compressing),
+            wall_us: micros(self.began.elapsed()),
             ..progress.usage
         };
         // Who was refused before anything ran says nothing of the version.
@@ -263,6 +284,7 @@ impl Exchange {
             slot_ns: marks.slot_ns,
             load: marks.load,
             instantiate: marks.instantiate,
+            guest_began_ns: marks.guest_began_ns,
             guest_ended_ns: marks.guest_ended_ns,
             ended_ns: recording.now(),
             calls: marks.calls,
@@ -283,6 +305,11 @@ impl Exchange {
             },
         }
     }
+}
+
+/// As many microseconds as a number holds.
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

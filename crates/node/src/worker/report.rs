@@ -109,6 +109,13 @@ impl Report {
         self.wake_if(wake);
     }
 
+    /// An app used so much CPU time that is no request's.
+    pub fn overhead(&self, served: &Served, cpu_us: u64) {
+        if served.tally.overhead(cpu_us) {
+            self.lock().changed.push(served.tally.clone());
+        }
+    }
+
     /// A guest wrote a line, or the platform has one for the app's owner.
     pub fn output(&self, served: &Served, names: Names<'_>, stream: LogStream, text: &str) {
         let mut inner = self.lock();
@@ -408,6 +415,17 @@ mod tests {
         assert!(metrics.log_lines_dropped > 0);
         assert_eq!(lines as u64 + metrics.log_lines_dropped, 20_000);
         assert_eq!(metrics.apps[0].requests, [(Outcome::Ok, 20_000)]);
+    }
+
+    #[test]
+    fn what_no_request_used_is_counted_as_the_apps_and_as_no_request() {
+        let report = Report::default();
+        let app = app("alice/shop");
+        report.overhead(report.served(&app), 5);
+        let counted = report.metrics(NOTHING).remove(0);
+        let found = &counted.apps[0];
+        assert_eq!((found.cpu_us, found.requests.len()), (5, 0));
+        assert!(report.metrics(NOTHING)[0].apps.is_empty());
     }
 
     #[test]

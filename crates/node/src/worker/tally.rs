@@ -75,6 +75,13 @@ impl Tally {
         !std::mem::replace(&mut counts.changed, true)
     }
 
+    /// Counts CPU time that is no request's; true as with [`Self::count`].
+    pub fn overhead(&self, cpu_us: u64) -> bool {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        counts.cpu_us += cpu_us;
+        !std::mem::replace(&mut counts.changed, true)
+    }
+
     pub fn metrics(&self) -> AppMetrics {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.changed = false;

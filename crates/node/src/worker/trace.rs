@@ -58,6 +58,7 @@ pub struct Marks {
     pub slot_ns: Option<u64>,
     pub load: Option<Stretch>,
     pub instantiate: Option<Stretch>,
+    pub guest_began_ns: Option<u64>,
     pub guest_ended_ns: Option<u64>,
     pub calls: Vec<Call>,
     pub calls_dropped: u64,

@@ -104,7 +104,9 @@ fn spans(traced: &Traced) -> Vec<Span> {
     }
     if let Some(instantiate) = traced.instantiate {
         spans.push(child(traced, traced.span, "instantiate", instantiate));
-        spans.push(guest(traced, instantiate.to_ns));
+    }
+    if let Some(began) = traced.guest_began_ns {
+        spans.push(guest(traced, began));
         let calls = traced.calls.iter();
         spans.extend(calls.map(|call| child(traced, traced.guest, &call.name, call.stretch)));
     }
@@ -151,7 +153,7 @@ fn whole(traced: &Traced) -> Span {
     }
 }
 
-/// The guest's own span, from its instance's making to its end.
+/// The guest's own span, from when it was handed the request to its end.
 fn guest(traced: &Traced, from_ns: u64) -> Span {
     let stretch = Stretch {
         from_ns,
@@ -228,6 +230,7 @@ mod tests {
             slot_ns: Some(20),
             load: Some(stretch(20, 30)),
             instantiate: Some(stretch(40, 50)),
+            guest_began_ns: Some(50),
             guest_ended_ns: Some(80),
             ended_ns: 100,
             calls: vec![Call {
@@ -295,6 +298,7 @@ mod tests {
             parent: None,
             load: None,
             instantiate: None,
+            guest_began_ns: None,
             guest_ended_ns: None,
             calls: Vec::new(),
             ..traced(Outcome::Overloaded, 503)
@@ -303,6 +307,24 @@ mod tests {
         let found: Vec<_> = all.iter().map(|span| &*span.name).collect();
         assert_eq!(found, ["GET", "routing"]);
         assert!(all[0].parent_span_id.is_empty());
+    }
+
+    #[test]
+    fn a_request_of_an_instance_that_another_made_has_a_guest_of_its_own() {
+        let reused = Traced {
+            load: None,
+            instantiate: None,
+            calls: Vec::new(),
+            ..traced(Outcome::Ok, 200)
+        };
+        let all = spans(&reused);
+        let expected = [
+            ("GET", 1000, 1100, 2),
+            ("routing", 1000, 1010, 3),
+            ("guest", 1050, 1080, 3),
+        ];
+        assert_eq!(names(&all), expected);
+        assert_eq!(all[2].span_id, [4; 8]);
     }
 
     #[test]

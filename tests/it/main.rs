@@ -20,6 +20,7 @@ mod hostile_memory;
 mod hostile_requests;
 mod hostile_tls;
 mod http2;
+mod kv;
 mod lifetimes;
 mod limits;
 mod machine;

@@ -1,13 +1,41 @@
 //! Every interface a guest may import, and how Midge stands to it. What is not here is refused by name at deploy.
 
+use model::{Grants, Import};
+
 /// How Midge stands to an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     /// Lent to every guest.
     Free,
-    /// Known and denied: its calls fail with its own access-denied error. The line of a manifest's `[grant]` that is
-    /// kept for it.
-    Denied(&'static str),
+    /// Lent where a grant covers it; elsewhere its calls fail with its own access-denied error.
+    Asks(Grant),
+}
+
+/// What a manifest's `[grant]` opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grant {
+    Http,
+    KeyValue,
+    Tcp,
+}
+
+impl Grant {
+    /// A line for the manifest that would grant it.
+    pub fn line(self) -> &'static str {
+        match self {
+            Self::Http => r#"http = ["https://api.example.com"]"#,
+            Self::KeyValue => r#"kv = ["default"]"#,
+            Self::Tcp => r#"tcp = ["db.example.com:5432"]"#,
+        }
+    }
+
+    /// Whether `grants` hold anything of the kind.
+    fn is_in(self, grants: &Grants) -> bool {
+        match self {
+            Self::Http | Self::Tcp => false,
+            Self::KeyValue => !grants.kv.is_empty(),
+        }
+    }
 }
 
 /// Which versions of an interface are the same to a guest.
@@ -18,20 +46,25 @@ enum Versions {
     Exactly(&'static [&'static str]),
 }
 
-use Standing::{Denied, Free};
+use Standing::{Asks, Free};
 use Versions::{Exactly, Stable};
 
 const P2: Versions = Stable(&["0.2"]);
 const P3: Versions = Stable(&["0.3"]);
 const BOTH: Versions = Stable(&["0.2", "0.3"]);
 
-const HTTP: Standing = Denied(r#"http = ["https://api.example.com"]"#);
-const TCP: Standing = Denied(r#"tcp = ["db.example.com:5432"]"#);
+const HTTP: Standing = Asks(Grant::Http);
+const KEY_VALUE: Standing = Asks(Grant::KeyValue);
+const TCP: Standing = Asks(Grant::Tcp);
 
 /// What command modules import their functions from.
 pub const PREVIEW1: &str = "wasi_snapshot_preview1";
 
+const WASI_KEY_VALUE: Versions = Exactly(&["0.2.0-draft", "0.2.0-draft2"]);
+
 const INTERFACES: &[(&str, Versions, Standing)] = &[
+    ("fermyon:spin/key-value", Stable(&["2.0"]), KEY_VALUE),
+    ("spin:key-value/key-value", Stable(&["3.0"]), KEY_VALUE),
     ("wasi:cli/environment", BOTH, Free),
     ("wasi:cli/exit", BOTH, Free),
     ("wasi:cli/stderr", BOTH, Free),
@@ -60,6 +93,9 @@ const INTERFACES: &[(&str, Versions, Standing)] = &[
     ("wasi:io/error", P2, Free),
     ("wasi:io/poll", P2, Free),
     ("wasi:io/streams", P2, Free),
+    ("wasi:keyvalue/atomics", WASI_KEY_VALUE, KEY_VALUE),
+    ("wasi:keyvalue/batch", WASI_KEY_VALUE, KEY_VALUE),
+    ("wasi:keyvalue/store", WASI_KEY_VALUE, KEY_VALUE),
     ("wasi:random/insecure", BOTH, Free),
     ("wasi:random/insecure-seed", BOTH, Free),
     ("wasi:random/random", BOTH, Free),
@@ -84,12 +120,30 @@ pub fn find(name: &str) -> Option<Standing> {
     versions.include(version).then_some(*standing)
 }
 
+/// The same import as an app that has `grants` finds it.
+pub fn under(import: Import, grants: &Grants) -> Import {
+    let name = import.name().to_owned();
+    match find(&name) {
+        Some(Standing::Asks(grant)) if grant.is_in(grants) => Import::Granted { name },
+        Some(Standing::Asks(_)) => Import::Denied { name },
+        Some(Standing::Free) | None => import,
+    }
+}
+
 /// The versions of `interface` that Midge knows, in words; none if it knows none.
 pub fn known_versions(interface: &str) -> Option<String> {
     let (_, versions, _) = INTERFACES.iter().find(|(known, ..)| *known == interface)?;
     Some(match versions {
         Stable(tracks) => tracks.join(" and "),
         Exactly(versions) => versions.join(", "),
+    })
+}
+
+/// Whether calls to the interface `name` are asynchronous: those of WASI 0.3, and those of the third version of Spin's own. Only
+/// an engine with component-async links them.
+pub fn is_asynchronous(name: &str) -> bool {
+    name.split_once('@').is_some_and(|(interface, version)| {
+        is_stable(version, "0.3") || interface.starts_with("spin:") && is_stable(version, "3.0")
     })
 }
 
@@ -136,7 +190,11 @@ mod tests {
         check("wasi:config/store@0.2.0-rc.1", Some(Free));
         check("wasi:config/store@0.2.0-rc.2", None);
         check("wasi:config/store@0.2.0", None);
-        check("fermyon:spin/key-value@2.0.0", None);
+        check("fermyon:spin/key-value@2.0.0", Some(KEY_VALUE));
+        check("fermyon:spin/key-value@1.0.0", None);
+        check("spin:key-value/key-value@3.0.0", Some(KEY_VALUE));
+        check("wasi:keyvalue/atomics@0.2.0-draft2", Some(KEY_VALUE));
+        check("wasi:keyvalue/watcher@0.2.0-draft2", None);
         check("wasi_snapshot_preview1", Some(Free));
         check("wasi_unstable", None);
         check("", None);

@@ -5,4 +5,5 @@ pub mod calls;
 pub mod config;
 pub mod http;
 pub mod interfaces;
+pub mod kv;
 pub mod logs;

@@ -1,4 +1,4 @@
-//! Backups: one archive of the records, the keys and every upload, consistent at one moment, with a digest of each
+//! Backups: one archive of the records, the keys, the key-value stores and every upload, consistent at one moment, with a digest of each
 //! file. Native code is not in it: it is made again.
 
 use std::io::{self, Write};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use distribution::DistributionError;
-use model::{ArtifactKey, BackupFile, BackupManifest, Digest};
+use model::{ArtifactKey, BackupFile, BackupManifest, Digest, KvError};
 use rusqlite::OpenFlags;
 use tempfile::TempPath;
 
@@ -15,7 +15,7 @@ use crate::keys;
 use crate::natives::digest_of;
 use crate::pins::Pin;
 use crate::records::{RecordsError, SCHEMA, connect, versions};
-use crate::restore::UPLOADS;
+use crate::restore::{STORES, UPLOADS};
 use crate::temporary;
 
 /// Why there is no backup.
@@ -36,6 +36,8 @@ pub enum BackupError {
     )]
     Damaged(Digest),
     #[error(transparent)]
+    Stores(#[from] KvError),
+    #[error(transparent)]
     Records(#[from] RecordsError),
 }
 
@@ -44,7 +46,8 @@ pub struct Backup {
     manifest: BackupManifest,
     /// Where each file of the manifest lies, in its order.
     sources: Vec<PathBuf>,
-    _snapshot: TempPath,
+    /// Of the records and of the stores.
+    _copies: [TempPath; 2],
     _pins: Vec<Pin>,
 }
 
@@ -63,9 +66,12 @@ pub(crate) async fn prepare(platform: &Arc<Platform>) -> Result<Backup, BackupEr
         Ok(versions::wasms(&connection)?)
     })
     .await?;
+    // After the records: what an app of theirs kept until now is in it.
+    let stores = copy_stores(platform).await?;
     let keys = platform.settings.data.join("keys");
     let mut named = vec![("records.db".to_owned(), snapshot.to_path_buf())];
     named.extend(keys::FILES.map(|name| (format!("keys/{name}"), keys.join(name))));
+    named.push((STORES.to_owned(), stores.to_path_buf()));
     let others = named.len();
     let mut pins = Vec::with_capacity(wasms.len());
     for digest in wasms.iter().copied() {
@@ -92,7 +98,7 @@ pub(crate) async fn prepare(platform: &Arc<Platform>) -> Result<Backup, BackupEr
             files,
         },
         sources,
-        _snapshot: snapshot,
+        _copies: [snapshot, stores],
         _pins: pins,
     })
 }
@@ -151,6 +157,19 @@ async fn snapshot(platform: &Platform) -> Result<TempPath, BackupError> {
         connection
             .execute("VACUUM INTO ?1", [to.to_string_lossy()])
             .map_err(RecordsError::from)?;
+        Ok(to)
+    })
+    .await
+}
+
+async fn copy_stores(platform: &Platform) -> Result<TempPath, BackupError> {
+    let (kv, folder) = (platform.settings.kv.clone(), platform.temporary.clone());
+    blocking(move || {
+        let doing = "copying the key-value stores";
+        let (mut file, to) = temporary::file_in(&folder)
+            .map_err(|error| BackupError::Io { doing, error })?
+            .into_parts();
+        kv.copy_to(&mut file)?;
         Ok(to)
     })
     .await

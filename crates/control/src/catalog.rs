@@ -52,7 +52,7 @@ pub(crate) fn entry(
         kind: version.kind,
         wasm: version.wasm,
         routes,
-        grant: version.manifest.grant,
+        grant: version.manifest.grant.into(),
         limits: AppLimits {
             cpu: asked.cpu.min(ceiling.cpu),
             wall: asked.wall.min(ceiling.wall),

@@ -67,6 +67,8 @@ pub(crate) struct Platform {
     pub deployer: Deployer,
     pub certificates: Certificates,
     pub pins: Pins,
+    /// Held while a new app comes to be.
+    pub creating: tokio::sync::Mutex<()>,
     pub failures: Failures,
     pub pending: Pending,
     /// For files that are not yet what they are to become.
@@ -144,6 +146,7 @@ impl Control {
             natives,
             deployer,
             certificates: certificates.clone(),
+            creating: tokio::sync::Mutex::default(),
             pins: Pins::default(),
             failures: Failures::default(),
             pending: Pending::default(),
@@ -281,7 +284,8 @@ impl Platform {
     }
 }
 
-fn system_time() -> u64 {
+/// The time that the machine shows, in milliseconds since 1970-01-01T00:00:00Z.
+pub fn system_time() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     now.map_or(0, |since| since.as_millis() as u64)
 }

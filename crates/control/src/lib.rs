@@ -32,7 +32,7 @@ mod versions;
 pub use backup::{Backup, BackupError};
 pub use catalog::CatalogError;
 pub use certificate::{Judged, Named, Unusable, judge};
-pub use control::{AdminTokenError, Control, OpenError};
+pub use control::{AdminTokenError, Control, OpenError, system_time};
 pub use keys::{KeyError, PublicKeys};
 pub use records::{RecordsError, SCHEMA};
 pub use restore::{RestoreError, restore};

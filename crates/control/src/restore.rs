@@ -14,6 +14,12 @@ use crate::records::{self, RecordsError};
 /// The folder of a restored data folder whose uploads the next start hands to distribution.
 pub(crate) const UPLOADS: &str = "restored";
 
+/// The key-value stores of a data folder. Backups from before there were any have none.
+pub(crate) const STORES: &str = "stores/data.mdb";
+
+/// The folders that files of a backup lie in.
+const FOLDERS: [&str; 3] = ["keys", "stores", UPLOADS];
+
 /// The most a backup's list of files may have: a million uploads.
 const MANIFEST: Size = Size::mib(256);
 
@@ -95,7 +101,7 @@ fn unpack(archive: impl Read, place: &Path) -> Result<BackupManifest, RestoreErr
             return Err(RestoreError::NotABackup(text));
         }
     }
-    for folder in ["keys", UPLOADS] {
+    for folder in FOLDERS {
         let made = std::fs::create_dir(place.join(folder));
         made.map_err(|error| RestoreError::Io {
             doing: "making folders",
@@ -177,7 +183,7 @@ fn is_known(path: &str) -> bool {
         path.strip_prefix("keys/")
             .is_some_and(|name| keys::FILES.contains(&name))
     };
-    path == "records.db" || key(path) || upload(path).is_some()
+    path == "records.db" || path == STORES || key(path) || upload(path).is_some()
 }
 
 fn write_checked(mut content: impl Read, file: &BackupFile, to: &Path) -> Result<(), RestoreError> {
@@ -216,10 +222,10 @@ fn write_checked(mut content: impl Read, file: &BackupFile, to: &Path) -> Result
 }
 
 fn sync_folders(place: &Path) -> io::Result<()> {
-    for folder in [place.join("keys"), place.join(UPLOADS), place.to_owned()] {
-        File::open(folder)?.sync_all()?;
+    for folder in FOLDERS {
+        File::open(place.join(folder))?.sync_all()?;
     }
-    Ok(())
+    File::open(place)?.sync_all()
 }
 
 fn unreadable(error: io::Error) -> RestoreError {

@@ -72,6 +72,12 @@ pub(crate) async fn delete(
     let started = Instant::now();
     let generation = platform.deployer.delete(id.clone()).await?;
     let live = wait_live(platform, generation, started, limits::API_WAIT.default).await;
+    // Nobody serves it any longer, so what it kept is nobody's. Where this fails, the next app of its name sees to it.
+    if let Err(error) = platform.settings.kv.forget(&id).await {
+        platform.notice(format!(
+            "the stores of `{id}`, which was deleted, are still there: {error}"
+        ));
+    }
     Ok(seen_by(caller, &id, live))
 }
 

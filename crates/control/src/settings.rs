@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use capabilities::kv::Keeper;
 use model::api::AppUsage;
 use model::{AppLimits, BuildKey, Host, Route, Size};
 
@@ -36,6 +37,8 @@ pub struct ControlSettings {
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// What the node's apps did and used.
     pub usage: Arc<dyn Fn() -> Vec<AppUsage> + Send + Sync>,
+    /// The key-value stores of every app.
+    pub kv: Arc<dyn Keeper>,
     pub notice: Notice,
 }
 

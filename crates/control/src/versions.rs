@@ -1,9 +1,11 @@
 //! Versions: from a manifest and an upload to a number.
 
+use capabilities::interfaces;
 use model::api::NewVersion;
 use model::{
-    AppId, AppName, Digest, GuestKind, Import, ManifestError, TenantName, Version, limits,
+    AppId, AppName, Digest, GuestKind, Import, KvError, ManifestError, TenantName, Version, limits,
 };
+use tokio::sync::MutexGuard;
 
 use crate::control::Platform;
 use crate::natives::NativeError;
@@ -36,6 +38,8 @@ pub(crate) enum VersionError {
         list(.0)
     )]
     NotGranted(Vec<String>),
+    #[error("what an older app of this name left in its stores cannot be removed: {0}")]
+    Stores(#[from] KvError),
     #[error(transparent)]
     Native(#[from] NativeError),
     #[error(transparent)]
@@ -69,15 +73,20 @@ pub(crate) async fn create(
     if manifest.reuse.is_some() && inspection.kind != GuestKind::HttpService {
         return Err(VersionError::NoReuse);
     }
-    let denied = inspection.imports.iter().filter_map(|import| match import {
+    let found = inspection.imports.into_iter();
+    let imports: Vec<_> = found
+        .map(|import| interfaces::under(import, &manifest.grant))
+        .collect();
+    let denied = imports.iter().filter_map(|import| match import {
         Import::Denied { name } => Some(name.clone()),
-        Import::Free { .. } => None,
+        Import::Free { .. } | Import::Granted { .. } => None,
     });
     let denied: Vec<_> = denied.collect();
     if strict && !denied.is_empty() {
         return Err(VersionError::NotGranted(denied));
     }
 
+    let _creating = begin_anew(platform, &id).await?;
     let (created_ms, created_by) = (platform.now(), by.to_owned());
     let kept = platform.settings.versions_kept;
     platform
@@ -89,7 +98,7 @@ pub(crate) async fn create(
                 wasm,
                 wasm_bytes,
                 kind: inspection.kind,
-                imports: inspection.imports,
+                imports,
                 created_ms,
                 created_by,
             };
@@ -103,6 +112,27 @@ pub(crate) async fn create(
             Ok(version)
         })
         .await
+}
+
+/// A new app begins with empty stores, whatever an older one of its name left. Whoever makes another of the same name
+/// meanwhile waits until the guard is dropped.
+async fn begin_anew<'a>(
+    platform: &'a Platform,
+    id: &AppId,
+) -> Result<Option<MutexGuard<'a, ()>>, VersionError> {
+    let is_new = async || {
+        let id = id.clone();
+        let found = platform.records.read(move |c| apps::find(c, &id)).await;
+        found.map(|found| found.is_none())
+    };
+    if !is_new().await? {
+        return Ok(None);
+    }
+    let guard = platform.creating.lock().await;
+    if is_new().await? {
+        platform.settings.kv.forget(id).await?;
+    }
+    Ok(Some(guard))
 }
 
 /// Whether the tenant may make a version of this upload; its size. Its grace begins anew, so that it stays.

@@ -4,8 +4,8 @@ use clap::{Args, Parser, Subcommand};
 use model::TenantName;
 
 use crate::commands::{
-    apps, backup, build, certificate, completions, delete, deploy, dev, doctor, inspect, limits,
-    logs, new, restore, rollback, status, tenant, token, top, up, upgrade, versions,
+    apps, backup, build, certificate, completions, delete, deploy, dev, doctor, inspect, kv,
+    limits, logs, new, restore, rollback, status, tenant, token, top, up, upgrade, versions,
 };
 use crate::failure::EXIT_CODES;
 
@@ -47,6 +47,7 @@ pub enum Command {
     Token(token::Options),
     Tenant(tenant::Options),
     Certificate(certificate::Options),
+    Kv(kv::Options),
     Status(status::Options),
     Top(top::Options),
     Doctor(doctor::Options),
@@ -169,6 +170,14 @@ mod tests {
             "midge certificate set shop --chain a.pem --key a.key --tenant alice",
             "midge certificate list --json",
             "midge certificate delete shop",
+            "midge kv stores shop --json",
+            "midge kv list shop --store carts --prefix a/",
+            "midge kv get shop k",
+            "midge kv set shop k v --ttl 1h",
+            "midge kv set shop k --file -",
+            "midge kv delete shop k --tenant alice",
+            "midge kv export shop --store carts",
+            "midge kv import shop -",
             "midge status",
             "midge top",
             "midge top --once --json --sort cpu --interval 5s",
@@ -202,6 +211,10 @@ mod tests {
             "midge delete shop --tenant ../x",
             "midge tenant create Alice",
             "midge certificate set shop --chain a.pem",
+            "midge kv set shop k",
+            "midge kv set shop k v --file f",
+            "midge kv set shop k v --ttl soon",
+            "midge kv get shop k --store ../x",
             "midge certificate delete ../x",
         ] {
             assert!(

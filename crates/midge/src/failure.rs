@@ -37,6 +37,8 @@ pub struct Failure {
     pub what: String,
     /// What to do.
     pub hint: Option<String>,
+    /// The stable code of the platform's refusal, if it refused.
+    pub code: Option<String>,
 }
 
 impl Failure {
@@ -45,6 +47,7 @@ impl Failure {
             exit,
             what: what.into(),
             hint: None,
+            code: None,
         }
     }
 

@@ -15,7 +15,7 @@ pub struct Denied {
 /// The denied ones among `imports`, in their order.
 pub fn denied(imports: &[Import]) -> Vec<Denied> {
     let denied = imports.iter().filter_map(|import| match import {
-        Import::Free { .. } => None,
+        Import::Free { .. } | Import::Granted { .. } => None,
         Import::Denied { name } => Some(Denied {
             interface: name.clone(),
             grant: line_for(name),
@@ -37,9 +37,10 @@ impl Denied {
 
 /// The line that the interface table keeps for `name`, if manifests of this release take it.
 fn line_for(name: &str) -> Option<&'static str> {
-    let Some(Standing::Denied(line)) = interfaces::find(name) else {
+    let Some(Standing::Asks(grant)) = interfaces::find(name) else {
         return None;
     };
+    let line = grant.line();
     let manifest = format!("name = \"a\"\n[grant]\n{line}\n");
     Manifest::from_toml(&manifest).is_ok().then_some(line)
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use capabilities::kv::embedded::Stores;
 use control::Control;
 use distribution::{Distribution, NodeReport};
 use model::api::NodeStatus;
@@ -36,6 +37,8 @@ pub struct Platform {
     /// None while a successor has the records.
     control: Option<Controlled>,
     certificates: Certificates,
+    /// The apps' own.
+    stores: Stores,
     /// What a successor is handed.
     sockets: Sockets,
     /// Whose place this takes, until it was told that it may leave.
@@ -124,7 +127,9 @@ impl Platform {
         let mut certificates = Certificates::open(&settings.tls.certificates, log)?;
         let distribution = wiring::distribution(&folder)?;
         let node = Node::default();
-        let control = wiring::control(settings, sockets.port(), &node, &distribution, log).await?;
+        let (stores, stores_folder) = wiring::stores(settings).await?;
+        let port = sockets.port();
+        let control = wiring::control(settings, port, &node, &stores, &distribution, log).await?;
         join(&mut certificates, settings, &control);
         let ticket_keys = predecessor.as_ref().and_then(|it| it.ticket_keys.clone());
         let serve = async {
@@ -143,6 +148,7 @@ impl Platform {
                 listeners,
                 certificates.serving(),
                 ticket_keys,
+                (stores.clone(), stores_folder),
                 &control,
                 &distribution,
                 log,
@@ -172,6 +178,7 @@ impl Platform {
             node,
             control: Some(controlled),
             certificates,
+            stores,
             sockets,
             predecessor: None,
             before: watch::Sender::new(Before::Gone).subscribe(),
@@ -352,10 +359,11 @@ impl Platform {
             node,
             distribution,
             certificates,
+            stores,
             ..
         } = self;
-        let control =
-            wiring::control(settings, sockets.port(), node, distribution, self.log).await?;
+        let port = sockets.port();
+        let control = wiring::control(settings, port, node, stores, distribution, self.log).await?;
         control.collect();
         join(certificates, settings, &control);
         self.control = Some(Controlled::serve(control, sockets)?);

@@ -1,8 +1,10 @@
 //! How the parts are put together: the only place that chooses backends.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use capabilities::kv::embedded::Stores;
 use control::{Control, ControlSettings, PublicUrl};
 use distribution::Distribution;
 use distribution::embedded::Embedded;
@@ -15,7 +17,7 @@ use tokio::sync::watch;
 
 use crate::config::Settings;
 use crate::data_folder::DataFolder;
-use crate::failure::Failure;
+use crate::failure::{Failure, While as _};
 use crate::telemetry::Log;
 
 /// This program, whatever lies at its path by now: workers and compile children are of the build that starts them.
@@ -62,16 +64,35 @@ pub fn distribution(folder: &DataFolder) -> Result<Arc<dyn Distribution>, Failur
     Ok(Arc::new(embedded?))
 }
 
+/// The node's key-value stores, and the folder that they lie in.
+pub async fn stores(settings: &Settings) -> Result<(Stores, PathBuf), Failure> {
+    let folder = settings.data.join("stores");
+    let (path, limit) = (folder.clone(), settings.node.kv_store);
+    let opened = tokio::task::spawn_blocking(move || {
+        Stores::open(&path, limit, Arc::new(control::system_time))
+    });
+    let opened = opened.await.or_fail(|| "opening the stores".into())?;
+    let stores = opened.map_err(|error| {
+        Failure::failed(format!(
+            "the key-value stores in `{}` cannot be opened: {error}",
+            folder.display()
+        ))
+        .hint("they are as they were; `midge restore` makes a data folder of a backup")
+    })?;
+    Ok((stores, folder))
+}
+
 /// The control plane over the records in the data folder; `port` is the one that apps answer at.
 pub async fn control(
     settings: &Settings,
     port: u16,
     node: &Node,
+    stores: &Stores,
     distribution: &Arc<dyn Distribution>,
     log: Log,
 ) -> Result<Control, Failure> {
     let opened = Control::open(
-        control_settings(settings, port, node.clone(), log),
+        control_settings(settings, port, node.clone(), stores, log),
         distribution.clone(),
     );
     opened.await.map_err(|error| unopened(settings, &error))
@@ -83,16 +104,31 @@ pub async fn supervisor(
     listeners: Listeners,
     certificates: watch::Receiver<Certificates>,
     ticket_keys: Option<TicketKeys>,
+    stores: (Stores, PathBuf),
     control: &Control,
     distribution: &Arc<dyn Distribution>,
     log: Log,
 ) -> Result<Supervisor, Failure> {
-    let settings = node_settings(settings, listeners, certificates, ticket_keys, control, log);
+    let settings = node_settings(
+        settings,
+        listeners,
+        certificates,
+        ticket_keys,
+        stores,
+        control,
+        log,
+    );
     let started = Supervisor::start(settings, distribution.clone()).await;
     started.map_err(|error| Failure::failed(error.to_string()))
 }
 
-fn control_settings(settings: &Settings, port: u16, node: Node, log: Log) -> ControlSettings {
+fn control_settings(
+    settings: &Settings,
+    port: u16,
+    node: Node,
+    stores: &Stores,
+    log: Log,
+) -> ControlSettings {
     let counting = node.clone();
     ControlSettings {
         data: settings.data.clone(),
@@ -109,6 +145,7 @@ fn control_settings(settings: &Settings, port: u16, node: Node, log: Log) -> Con
         open_metrics: settings.control.open_metrics,
         metrics: Arc::new(move || node.metrics()),
         usage: Arc::new(move || counting.usage()),
+        kv: Arc::new(stores.clone()),
         notice: Arc::new(move |text| log.warning(text)),
     }
 }
@@ -118,6 +155,7 @@ fn node_settings(
     listeners: Listeners,
     certificates: watch::Receiver<Certificates>,
     ticket_keys: Option<TicketKeys>,
+    stores: (Stores, PathBuf),
     control: &Control,
     log: Log,
 ) -> NodeSettings {
@@ -140,6 +178,7 @@ fn node_settings(
         proxy_protocol: settings.node.proxy_protocol,
         certificates,
         ticket_keys,
+        stores,
         grace: settings.grace,
         pin_cores: settings.node.pin,
         log_outputs: settings.telemetry.logs.clone(),

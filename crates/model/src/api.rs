@@ -5,8 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AppName, CertificateName, DeploymentCause, Digest, Generation, Host, Manifest, Millis,
-    Revision, TenantName, VersionNumber,
+    AppName, CertificateName, DeploymentCause, Digest, Generation, Host, KvRevision, Manifest,
+    Millis, Revision, StoreName, TenantName, VersionNumber,
 };
 
 /// An error, as `application/problem+json` (RFC 9457).
@@ -254,4 +254,28 @@ pub struct AppUsage {
     pub latency_sum_us: u64,
     /// The longest that one request took.
     pub latency_max_us: u64,
+}
+
+/// A key-value store of an app, and what it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KvStoreSummary {
+    pub store: StoreName,
+    pub keys: u64,
+    /// Of keys and values.
+    pub bytes: u64,
+}
+
+/// A key of a store that was set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KvItem {
+    pub key: String,
+    /// Of its value.
+    pub bytes: u64,
+    /// The change that wrote it.
+    pub revision: KvRevision,
+    /// When it ends, in milliseconds since 1970-01-01T00:00:00Z; left out if it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_ms: Option<u64>,
 }

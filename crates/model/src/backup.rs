@@ -31,7 +31,7 @@ pub struct BackupFile {
 
 impl BackupManifest {
     /// Grows when an older midge could not restore what a newer one wrote.
-    pub const FORMAT: u32 = 2;
+    pub const FORMAT: u32 = 3;
     /// The format from which on the key that seals secrets is in it.
     pub const SEALED: u32 = 2;
     /// What this list is called in the archive.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::signature::Purpose;
 use crate::{
-    AppId, AppLimits, Digest, Grants, GuestKind, Hasher, Replies, Reuse, Revision, Route,
+    AppId, AppLimits, Digest, Granted, GuestKind, Hasher, Replies, Reuse, Revision, Route,
     VersionNumber,
 };
 
@@ -27,7 +27,7 @@ pub struct Entry {
     pub wasm: Digest,
     pub routes: Vec<Route>,
     #[serde(default)]
-    pub grant: Grants,
+    pub grant: Granted,
     pub limits: AppLimits,
     /// Left out where it asks for nothing, so that such an entry reads and hashes as it did before there was this.
     #[serde(default, skip_serializing_if = "Replies::is_default")]
@@ -353,7 +353,7 @@ mod tests {
                 host: format!("{app}.localhost").parse().unwrap(),
                 path: Default::default(),
             }],
-            grant: Grants::default(),
+            grant: Granted::default(),
             limits: AppLimits::default(),
             reply: Replies::default(),
             reuse: None,

@@ -123,6 +123,26 @@ limits! {
     SUCCESSION_COMPILE: Millis = fixed("succession-compile", Millis::secs(300), "how long it makes native code for what is served before it takes over with what it has");
     SILENCE: Millis = fixed("silence", Millis::secs(2), "a worker that says nothing for this long is killed and replaced");
 
+    // Key-value stores
+    KV_STORES: u64 = fixed("kv-stores", 16, "key-value stores of one app");
+    KV_STORE: Size = Limit { name: "node.kv-store", default: Size::gib(1), ceiling: Size::gib(64),
+        reason: "bytes of keys and values of one key-value store" };
+    KV_NODE: Size = fixed("kv-node", Size::gib(256), "bytes of all key-value stores of a node with what is kept about them; so much address space is set apart in each process, and a file that grows as it fills");
+    KV_KEY: Size = fixed("kv-key", Size::kib(1), "bytes of a key");
+    KV_VALUE: Size = fixed("kv-value", Size::mib(25), "bytes of a value");
+    KV_BATCH: Size = fixed("kv-batch", Size::mib(26), "bytes of keys and values that are changed together");
+    KV_BATCH_KEYS: u64 = fixed("kv-batch-keys", 1_000, "keys that are read or changed together");
+    KV_PAGE: u64 = fixed("kv-page", 1_000, "keys of one page of a listing");
+    KV_LISTED: u64 = fixed("kv-listed", 10_000, "keys that are listed whole, by interfaces that know no pages; a store with more is refused by name");
+    KV_CALLS: u64 = fixed("kv-calls", 10_000, "calls to key-value stores that one invocation may make");
+    KV_HERE: Size = fixed("kv-here", Size::kib(64), "bytes of a value up to which it is read at once; a larger one is read on another thread, so that no other request waits for the disk");
+    KV_PENDING: u64 = fixed("kv-pending", 256, "changes of one app's stores that one worker has under way; a commit of the node's takes all that wait");
+    KV_SENDING: Size = fixed("kv-sending", Size::mib(64), "bytes of changes that one worker has under way; more wait");
+    KV_COMMIT: Size = fixed("kv-commit", Size::mib(64), "bytes of changes that are committed together");
+    KV_QUEUE: u64 = fixed("kv-queue", 4_096, "changes that wait for the next commit of the node's stores");
+    KV_EXPIRED: u64 = fixed("kv-expired", 1_000, "values that are cleared away together when their time is over");
+    KV_READERS: u64 = fixed("kv-readers", 4_096, "reads of the node's stores under way at once, in all of its workers");
+
     // Connections and requests
     CONNECTIONS: u64 = Limit { name: "node.connections", default: 10_000, ceiling: 1_000_000,
         reason: "client connections one worker holds; each takes a descriptor and 10-20 KiB" };

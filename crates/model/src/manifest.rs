@@ -1,11 +1,9 @@
 //! The manifest, `midge.toml`: what an app is, where it answers and what it may touch.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{self, LimitError};
-use crate::{AppLimits, AppName, Coding, Host, PathPrefix, Replies, Reuse, Size};
+use crate::{AppLimits, AppName, Coding, Grants, Host, PathPrefix, Replies, Reuse, Size};
 
 /// What a developer writes about an app. The JSON form of the API and the TOML form of the file are alike.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,18 +43,6 @@ pub struct RouteClaim {
     pub path: PathPrefix,
 }
 
-/// What an app may touch.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Grants {
-    /// Environment variables.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub env: BTreeMap<String, String>,
-    /// Configuration values, read through `wasi:config` and its kin.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub config: BTreeMap<String, String>,
-}
-
 /// Why a manifest was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
@@ -74,6 +60,8 @@ pub enum ManifestError {
     ValueName(String),
     #[error("the value of `{0}` holds a NUL character")]
     ValueNul(String),
+    #[error("the manifest grants {count} key-value stores; one app may have {limit}")]
+    TooManyStores { count: u64, limit: u64 },
     #[error("`reply.compress` names `{0}` twice; name each coding once, the favourite first")]
     CodingTwice(Coding),
     #[error(transparent)]
@@ -119,9 +107,7 @@ impl Manifest {
                 return Err(ManifestError::RouteTwice(format!("{host}{}", claim.path)));
             }
         }
-        for (name, value) in self.grant.env.iter().chain(&self.grant.config) {
-            check_value(name, value)?;
-        }
+        self.grant.check()?;
         if let Some(coding) = self.reply.twice() {
             return Err(ManifestError::CodingTwice(coding));
         }
@@ -137,23 +123,6 @@ fn check_size(bytes: usize) -> Result<(), ManifestError> {
     } else {
         Ok(())
     }
-}
-
-fn check_value(name: &str, value: &str) -> Result<(), ManifestError> {
-    let fits = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-' || b == b'.';
-    if name.is_empty() || name.len() > 256 || !name.bytes().all(fits) {
-        return Err(ManifestError::ValueName(
-            name.chars()
-                .take(256)
-                .collect::<String>()
-                .escape_default()
-                .to_string(),
-        ));
-    }
-    if value.contains('\0') {
-        return Err(ManifestError::ValueNul(name.to_owned()));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -173,6 +142,7 @@ mod tests {
             [grant]
             env = { LOG = "info" }
             config = { currency = "EUR" }
+            kv = ["default", "carts"]
             [limits]
             cpu = "100ms"
             [reply]
@@ -184,6 +154,7 @@ mod tests {
         .unwrap();
         assert_eq!(manifest.routes[0].path.as_str(), "/api");
         assert_eq!(manifest.grant.config["currency"], "EUR");
+        assert_eq!(manifest.grant.kv.len(), 2);
         assert_eq!(manifest.limits.cpu.0, 100);
         assert_eq!(manifest.limits.memory, limits::MEMORY.default);
         let codings = [Coding::Zstd, Coding::Brotli, Coding::Gzip];
@@ -212,7 +183,11 @@ mod tests {
         check("", "name");
         check("name = 'Shop'", "Shop");
         check("name = 'a'\nsecret = 1", "secret");
-        check("name = 'a'\n[grant]\nkv = ['x']", "kv");
+        check("name = 'a'\n[grant]\nkv = ['X']", "`X`");
+        check("name = 'a'\n[grant]\nsql = ['x']", "sql");
+        let many: Vec<String> = (0..17).map(|i| format!("'s{i}'")).collect();
+        let many = format!("name = 'a'\n[grant]\nkv = [{}]", many.join(", "));
+        check(&many, "17 key-value stores");
         check("name = 'a'\n[reply]\ncompress = ['deflate']", "deflate");
         check("name = 'a'\n[reply]\ncompress = true", "compress");
         check(

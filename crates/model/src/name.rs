@@ -1,4 +1,4 @@
-//! Names that people choose: of tenants, of apps and of certificates.
+//! Names that people choose: of tenants, of apps and of what is theirs.
 
 use std::fmt;
 use std::str::FromStr;
@@ -93,6 +93,11 @@ name! {
 name! {
     /// A certificate's name within its tenant, of the same form.
     CertificateName
+}
+
+name! {
+    /// A key-value store's name within its app, of the same form.
+    StoreName
 }
 
 impl TenantName {

@@ -12,7 +12,7 @@ use crate::ticket::TicketKeys;
 use crate::trace::{SampleRatio, Traced};
 use crate::{
     AppId, BuildKey, Change, Digest, EngineSetting, Generation, GuestKind, Hasher, Host, Import,
-    Millis, Outcome, Size,
+    KvChange, KvDone, KvError, Millis, Outcome, Size, StoreId,
 };
 
 /// What a worker is told.
@@ -21,6 +21,8 @@ use crate::{
 pub enum ToWorker {
     /// First of all; carries one descriptor for each address: the worker's listening sockets.
     Start(WorkerSettings),
+    /// Right after it; carries one descriptor: the worker's way to the node's stores, which lie in this folder.
+    Stores(String),
     /// What TLS sessions are resumed with from now on. Comes before the first catalog, and when the keys are replaced.
     TicketKeys(TicketKeys),
     /// One that is to be shown soon; those that it has already do not come again.
@@ -114,6 +116,22 @@ pub struct WorkerSettings {
     pub tls: u32,
     /// Whether requests have traces, and which share of those that bring no decision about it is recorded.
     pub traces: Option<SampleRatio>,
+}
+
+/// Changes of a key-value store that a worker wants made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreAsk {
+    /// Comes back with the answer.
+    pub id: u64,
+    pub store: StoreId,
+    pub changes: Vec<KvChange>,
+}
+
+/// What became of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreAnswer {
+    pub id: u64,
+    pub result: Result<Vec<KvDone>, KvError>,
 }
 
 /// A certificate with its key, and the hosts that it is shown for.

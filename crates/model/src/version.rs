@@ -61,20 +61,23 @@ impl GuestKind {
     }
 }
 
-/// An interface that a guest imports, and whether the platform lends it.
+/// An interface that a guest imports, and whether it is lent.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(tag = "standing", rename_all = "kebab-case")]
 pub enum Import {
     /// Lent to everyone.
     Free { name: String },
-    /// Known, and not granted: calls to it fail with its own access-denied error.
+    /// Lent as the manifest says.
+    Granted { name: String },
+    /// Known, and not granted: calls to it fail with its own access-denied error. So is every interface that needs a
+    /// grant while no manifest is known.
     Denied { name: String },
 }
 
 impl Import {
     pub fn name(&self) -> &str {
         match self {
-            Self::Free { name } | Self::Denied { name } => name,
+            Self::Free { name } | Self::Granted { name } | Self::Denied { name } => name,
         }
     }
 }

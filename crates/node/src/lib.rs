@@ -2,6 +2,7 @@
 
 mod memory;
 pub mod pipe;
+mod store_pipe;
 mod supervisor;
 mod worker;
 

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use capabilities::config::host::{ConfigData, ConfigView};
 use capabilities::http::host::{HttpContext, HttpData, HttpView};
+use capabilities::kv::host::{KvContext, KvData, KvView};
 use capabilities::logs::{LineSink, Lines};
-use model::{Entry, LogStream, limits};
+use model::{Entry, LogStream, Size, limits};
 use tokio::sync::oneshot;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::p1::WasiP1Ctx;
@@ -15,6 +16,7 @@ use wasmtime_wasi::{
 };
 use wasmtime_wasi_io::IoView;
 
+use crate::Engine;
 use crate::cgi::{Command, Stdout};
 use crate::vitals::{MemoryLimiter, Vitals};
 
@@ -34,10 +36,14 @@ pub struct Context {
     sink: Arc<dyn LineSink>,
     output: Option<[Lines; 2]>,
     environment: Option<Vec<String>>,
+    engine: Engine,
+    /// Made when a guest first asks for a store.
+    kv: Option<KvContext>,
 }
 
 impl Context {
     pub fn new(
+        engine: Engine,
         entry: Arc<Entry>,
         http: HttpContext,
         vitals: Arc<Vitals>,
@@ -57,11 +63,14 @@ impl Context {
             sink,
             output: None,
             environment: None,
+            engine,
+            kv: None,
         }
     }
 
     /// The store's data of a command.
     pub fn for_command(
+        engine: Engine,
         entry: Arc<Entry>,
         command: Command,
         vitals: Arc<Vitals>,
@@ -69,9 +78,19 @@ impl Context {
     ) -> Self {
         // Commands answer on standard output: nobody listens to the other place.
         let http = HttpContext::new(oneshot::channel().0);
-        let mut context = Self::new(entry, http, vitals, sink);
+        let mut context = Self::new(engine, entry, http, vitals, sink);
         context.command = Some(command);
         context
+    }
+
+    /// The most that one call of the guest's copies to the host: a value for a store may be large.
+    pub fn host_call_copy(&self) -> Size {
+        let copy = limits::HOST_CALL_COPY.default;
+        if self.entry.grant.kv.is_empty() {
+            copy
+        } else {
+            Size(copy.0 + limits::KV_BATCH.default.0)
+        }
     }
 
     /// WASI as every guest has it: its granted environment, coarse clocks, bounded randomness, its output to its log;
@@ -186,6 +205,24 @@ impl ConfigData for Context {
     fn config(&mut self) -> ConfigView<'_> {
         ConfigView {
             values: &self.entry.grant.config,
+            calls: self.vitals.calls(),
+        }
+    }
+}
+
+impl KvData for Context {
+    fn kv(&mut self) -> KvView<'_> {
+        let reuse = self.entry.reuse.as_ref();
+        let requests = reuse.map_or(1, |reuse| reuse.requests);
+        let stores = &self.engine.backends().kv;
+        let context = self
+            .kv
+            .get_or_insert_with(|| KvContext::new(stores.clone(), requests));
+        KvView {
+            context,
+            table: &mut self.table,
+            app: &self.entry.id,
+            granted: &self.entry.grant.kv,
             calls: self.vitals.calls(),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use capabilities::kv::KeyValue;
 use model::{BuildKey, CpuClass, EngineSetting, Size, limits};
 use wasmtime::{
     Config, Enabled, InstanceAllocationStrategy, ModuleVersionStrategy, OptLevel,
@@ -31,6 +32,12 @@ pub struct PoolSettings {
     pub memory: Size,
 }
 
+/// What stands behind the capabilities that guests are lent.
+#[derive(Clone)]
+pub struct Backends {
+    pub kv: Arc<dyn KeyValue>,
+}
+
 /// What a worker runs guests with. Cheap to clone; clones share the pool.
 #[derive(Clone)]
 pub struct Engine(Arc<Inner>);
@@ -41,6 +48,7 @@ struct Inner {
     /// Of setting A.
     modules: wasmtime::Linker<Context>,
     ticker: Ticker,
+    backends: Backends,
 }
 
 /// The engine with one of its settings.
@@ -51,7 +59,7 @@ pub(crate) struct Side {
 
 impl Engine {
     /// The engine of a worker, its pool and its linkers.
-    pub fn for_worker(pool: PoolSettings) -> Result<Self, EngineError> {
+    pub fn for_worker(pool: PoolSettings, backends: Backends) -> Result<Self, EngineError> {
         let side = |setting| {
             let wasm = running(setting, pool)?;
             let components = link_components(&wasm, setting).map_err(EngineError)?;
@@ -62,6 +70,7 @@ impl Engine {
         let inner = Inner {
             modules: link_modules(&a.wasm).map_err(EngineError)?,
             ticker: ticker.map_err(|e| EngineError(e.into()))?,
+            backends,
             a,
             b,
         };
@@ -82,6 +91,10 @@ impl Engine {
     pub(crate) fn ticker(&self) -> &Ticker {
         &self.0.ticker
     }
+
+    pub(crate) fn backends(&self) -> &Backends {
+        &self.0.backends
+    }
 }
 
 /// Everything a component may import. What no grant covers is here too, and denies.
@@ -97,11 +110,13 @@ pub(crate) fn link_components(
     linker.allow_shadowing(false);
     capabilities::http::host::add_to_linker(&mut linker)?;
     capabilities::config::host::add_to_linker(&mut linker)?;
+    capabilities::kv::host::add_to_linker(&mut linker)?;
     match setting {
         EngineSetting::A => {}
         EngineSetting::B => {
             wasmtime_wasi::p3::add_to_linker(&mut linker)?;
             capabilities::http::host::wasi03::add_to_linker(&mut linker)?;
+            capabilities::kv::host::add_async_to_linker(&mut linker)?;
         }
     }
     Ok(linker)
@@ -272,4 +287,14 @@ fn pooling(settings: PoolSettings) -> PoolingAllocationConfig {
         .max_memories_per_module(1)
         .table_elements(limits::TABLE_ELEMENTS.default as usize);
     pooling
+}
+/// Backends over nothing, and the folder that they lie in.
+#[cfg(test)]
+pub(crate) fn empty_backends() -> (tempfile::TempDir, Backends) {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(|| 0);
+    let stores =
+        capabilities::kv::embedded::Stores::open(folder.path(), Size::mib(1), clock).unwrap();
+    let kv = Arc::new(stores);
+    (folder, Backends { kv })
 }

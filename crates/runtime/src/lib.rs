@@ -21,7 +21,7 @@ mod vitals;
 
 pub use capabilities::logs::LineSink;
 pub use code::{Code, LoadError};
-pub use engine::{Engine, EngineError, PoolSettings, build_key, pagemap_scan_available};
+pub use engine::{Backends, Engine, EngineError, PoolSettings, build_key, pagemap_scan_available};
 pub use pool::{Overloaded, Pool, Slot};
 pub use reply::ReplyBody;
 pub use reuse::Instances;

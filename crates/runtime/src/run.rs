@@ -241,7 +241,10 @@ async fn call(
         } if code.kind() == GuestKind::HttpService => {
             // Its answer has a way of its own.
             let http = HttpContext::new(oneshot::channel().0);
-            let store = store(wasm, Context::new(entry, http, vitals, sink));
+            let store = store(
+                wasm,
+                Context::new(engine.clone(), entry, http, vitals, sink),
+            );
             let request = new_request(parts, facts, incoming);
             service::serve(store, pre, function, request, answer).await
         }
@@ -249,7 +252,8 @@ async fn call(
             pre,
             entry: function,
         } if code.kind() == GuestKind::HttpComponent => {
-            let context = Context::new(entry, HttpContext::new(answer), vitals.clone(), sink);
+            let http = HttpContext::new(answer);
+            let context = Context::new(engine.clone(), entry, http, vitals.clone(), sink);
             let mut store = store(wasm, context);
             let instance = pre.instantiate_async(&mut store).await?;
             vitals.instantiated(began);
@@ -267,7 +271,8 @@ async fn call(
                 body: incoming,
                 stdout: stdout.clone(),
             };
-            let context = Context::for_command(entry, command, vitals.clone(), sink);
+            let context =
+                Context::for_command(engine.clone(), entry, command, vitals.clone(), sink);
             let mut store = store(wasm, context);
             let returned = match linked {
                 Linked::Component {
@@ -305,9 +310,10 @@ pub(crate) fn new_request(parts: http::request::Parts, facts: Facts, body: Incom
 
 /// A store with every limit armed.
 pub(crate) fn store(wasm: &wasmtime::Engine, context: Context) -> Store<Context> {
+    let copy = context.host_call_copy();
     let mut store = Store::new(wasm, context);
     store.limiter(|context| &mut context.memory);
-    store.set_hostcall_fuel(limits::HOST_CALL_COPY.default.as_usize());
+    store.set_hostcall_fuel(copy.as_usize());
     store.set_max_component_handles(limits::HANDLES.default as usize);
     store.set_epoch_deadline(1);
     store.epoch_deadline_callback(|store| Ok(store.data().vitals.check_turn()));

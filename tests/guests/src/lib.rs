@@ -1,5 +1,7 @@
 //! What the component guests share: a reply in parts, and the request's path taken apart.
 
+pub mod kv;
+
 use std::io::{Read, Write};
 
 use wasip2::http::types::{
@@ -105,7 +107,7 @@ impl Body {
 /// Makes a function the component's handler.
 #[macro_export]
 macro_rules! handler {
-    ($function:ident) => {
+    ($function:expr) => {
         struct Handler;
 
         impl wasip2::exports::http::incoming_handler::Guest for Handler {

@@ -9,6 +9,7 @@ mod certificates;
 mod change;
 mod deployments;
 mod gate;
+mod kv;
 mod logs;
 mod platform;
 mod problem;
@@ -98,6 +99,20 @@ fn operations(platform: &Arc<Platform>) -> Vec<Operation> {
         ),
         ("get", "/apps/{app}/deployment", ask(get(deployments::now))),
         ("get", "/apps/{app}/logs", ask(get(logs::tail))),
+        ("get", "/apps/{app}/kv", ask(get(kv::stores))),
+        ("get", "/apps/{app}/kv/{store}", ask(get(kv::keys))),
+        ("get", "/apps/{app}/kv/{store}/{key}", ask(get(kv::get))),
+        (
+            "put",
+            "/apps/{app}/kv/{store}/{key}",
+            // Its body may be large, and sending it again changes nothing more.
+            put(kv::set).layer(known()),
+        ),
+        (
+            "delete",
+            "/apps/{app}/kv/{store}/{key}",
+            change(delete(kv::delete)),
+        ),
     ]
 }
 

@@ -368,6 +368,7 @@ impl From<VersionError> for Refused {
             VersionError::Route(error) => return error.into(),
             VersionError::Native(error) => return error.into(),
             VersionError::Records(error) => return error.into(),
+            VersionError::Stores(error) => return error.into(),
             VersionError::NoTenant(_) => (404, "tenant-not-found"),
             VersionError::OtherName { .. } => (422, "name-mismatch"),
             VersionError::Manifest(_) => (422, "manifest-refused"),
@@ -415,6 +416,7 @@ impl From<BackupError> for Refused {
         match error {
             BackupError::Io { error, .. } if is_disk_full(&error) => Self::disk_full(),
             BackupError::Records(error) => error.into(),
+            BackupError::Stores(error) => error.into(),
             other => {
                 let title = "there is no backup";
                 Self::new(500, "backup-failed", title, other.to_string())

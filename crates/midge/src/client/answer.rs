@@ -14,7 +14,8 @@ pub fn refusal(problem: &Problem) -> Failure {
         400..=499 => Exit::Refused,
         _ => Exit::Failed,
     };
-    let failure = Failure::new(exit, what(problem));
+    let mut failure = Failure::new(exit, what(problem));
+    failure.code = Some(problem.code.clone());
     match hint(problem) {
         Some(hint) => failure.hint(hint),
         None => failure,

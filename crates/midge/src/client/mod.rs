@@ -45,6 +45,7 @@ struct Ask<'a> {
 enum Content {
     None,
     Json(Bytes),
+    Bytes(Bytes),
     Wasm(Upload),
 }
 
@@ -124,6 +125,22 @@ impl Client {
         let body = serde_json::to_vec(body).expect("every request has a JSON form");
         let content = Content::Json(body.into());
         let answer = self.ask(Method::PUT, path, content).await?;
+        self.document(answer).await
+    }
+
+    /// What lies at `path`, as it is.
+    pub async fn bytes(&self, path: &str) -> Result<Bytes, Failure> {
+        let answer = self.ask(Method::GET, path, Content::None).await?;
+        self.body(answer).await
+    }
+
+    /// Puts bytes in the place of what lies at `path`, or where nothing does.
+    pub async fn put_bytes<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        bytes: Bytes,
+    ) -> Result<T, Failure> {
+        let answer = self.ask(Method::PUT, path, Content::Bytes(bytes)).await?;
         self.document(answer).await
     }
 
@@ -234,6 +251,10 @@ impl Client {
             Content::Json(json) => (
                 Some("application/json"),
                 Body::Whole(Full::new(json.clone())),
+            ),
+            Content::Bytes(bytes) => (
+                Some("application/octet-stream"),
+                Body::Whole(Full::new(bytes.clone())),
             ),
             Content::Wasm(upload) => (Some("application/wasm"), Body::Pieces(upload.again())),
         };

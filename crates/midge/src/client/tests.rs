@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use capabilities::kv::embedded::Stores;
 use control::{Control, ControlSettings, PublicUrl};
 use distribution::embedded::Embedded;
 use model::api::{AppSummary, CreatedToken, Missing, NewToken, Scope, Status, Verb};
-use model::{AppLimits, Digest, EngineSetting, limits};
+use model::{AppLimits, Digest, EngineSetting, Size, limits};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
@@ -37,6 +38,10 @@ impl Plane {
             open_metrics: false,
             usage: Arc::new(Vec::new),
             metrics: Arc::new(String::new),
+            kv: {
+                let clock = Arc::new(control::system_time);
+                Arc::new(Stores::open(&data.join("stores"), Size::mib(1), clock).unwrap())
+            },
             notice: Arc::new(|_| ()),
         };
         let distribution = Arc::new(Embedded::new(data.join("artifacts")).unwrap());

@@ -10,6 +10,7 @@ pub mod deploy;
 pub mod dev;
 pub mod doctor;
 pub mod inspect;
+pub mod kv;
 pub mod limits;
 pub mod logs;
 pub mod new;

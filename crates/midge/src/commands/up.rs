@@ -51,6 +51,7 @@ Configuration file (TOML; flags win over the environment, the environment over t
   [node]                      # of each worker
   slots = 1000                # instances live at once
   tenant-slots = 500          # of them, of one tenant
+  kv-store = \"1GiB\"           # what one key-value store may hold
   resident-apps = 4000
   connections = 10000
   trust-forwarded = false     # believe `forwarded` and `x-forwarded-*` of requests

@@ -1,6 +1,6 @@
 //! The settings of each worker.
 
-use model::{Host, limits};
+use model::{Host, Size, limits};
 use serde::Deserialize;
 
 use super::limited;
@@ -12,6 +12,7 @@ use crate::failure::Failure;
 pub struct File {
     slots: Option<u64>,
     tenant_slots: Option<u64>,
+    kv_store: Option<Size>,
     resident_apps: Option<u64>,
     connections: Option<u64>,
     trust_forwarded: Option<bool>,
@@ -25,6 +26,8 @@ pub struct File {
 pub struct Node {
     pub slots: u64,
     pub tenant_slots: u64,
+    /// What one key-value store may hold.
+    pub kv_store: Size,
     pub resident_apps: u64,
     pub connections: u64,
     /// Whether `forwarded` and `x-forwarded-*` of a request are believed.
@@ -53,6 +56,7 @@ impl Node {
         Ok(Self {
             slots: limited(&limits::SLOTS, file.slots)?,
             tenant_slots: limited(&limits::TENANT_SLOTS, file.tenant_slots)?,
+            kv_store: limited(&limits::KV_STORE, file.kv_store)?,
             resident_apps: limited(&limits::RESIDENT, file.resident_apps)?,
             connections: limited(&limits::CONNECTIONS, file.connections)?,
             trust_forwarded: file.trust_forwarded.unwrap_or(false),

@@ -14,6 +14,7 @@ mod metrics;
 mod otlp;
 mod plan;
 mod report;
+mod stores;
 #[cfg(test)]
 mod tests;
 mod tickets;
@@ -25,6 +26,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use capabilities::kv::embedded::Stores;
 use distribution::Distribution;
 use model::api::AppUsage;
 use model::pipe::{Certificates, Ending, WorkerSettings};
@@ -84,6 +86,8 @@ pub struct NodeSettings {
     pub default_host: Option<Host>,
     /// Whether every connection begins with what a proxy says of its client (PROXY protocol).
     pub proxy_protocol: bool,
+    /// The node's key-value stores, and the folder that they lie in.
+    pub stores: (Stores, PathBuf),
     /// What clients that speak TLS are shown.
     pub certificates: watch::Receiver<Certificates>,
     /// What TLS sessions were resumed with by the node whose place this one takes.
@@ -190,6 +194,8 @@ impl Supervisor {
             notice: settings.notice.clone(),
             certificates: settings.certificates,
             ticket_keys,
+            stores: settings.stores.0,
+            stores_folder: settings.stores.1.to_string_lossy().into_owned(),
         });
 
         let mut slots = JoinSet::new();

@@ -65,7 +65,10 @@ impl Trial {
         let notices = Arc::new(Mutex::new(Vec::new()));
         let told = notices.clone();
         let key = example::key(7).public();
+        let stores = folder.join("stores");
+        let kept = Stores::open(&stores, Size::mib(1), Arc::new(|| 0)).unwrap();
         let settings = NodeSettings {
+            stores: (kept, stores),
             name: "here".into(),
             data: folder.join("node"),
             listeners,

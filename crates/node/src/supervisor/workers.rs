@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use capabilities::kv::embedded::Stores;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use model::pipe::{Certificates, Ending, ToSupervisor, ToWorker, WorkerSettings};
 use model::ticket::TicketKeys;
@@ -23,7 +24,7 @@ use super::logs::Logs;
 use super::metrics::Metrics;
 use super::otlp::Export;
 use super::report::Standing;
-use super::{Notice, plan};
+use super::{Notice, plan, stores};
 use crate::pipe::{self, Frame, PipeError, Reader, Writer};
 
 const PING_EVERY: Duration = Duration::from_millis(500);
@@ -46,6 +47,8 @@ pub struct Node {
     pub catalogs: watch::Receiver<Arc<Catalog>>,
     pub certificates: watch::Receiver<Certificates>,
     pub ticket_keys: watch::Receiver<TicketKeys>,
+    pub stores: Stores,
+    pub stores_folder: String,
     pub standing: watch::Sender<Standing>,
     /// Set when the platform stops, and again if it is to stop sooner.
     pub stopping: watch::Receiver<Option<Stop>>,
@@ -125,16 +128,16 @@ pub async fn keep(mut slot: Slot, node: Arc<Node>) {
 
 /// One worker's life. When this returns, its process is gone.
 async fn run(slot: &mut Slot, node: &Node) -> End {
-    let started = start(&node.command, slot).await;
-    let (mut child, reader, writer) = match started {
+    let started = start(node, slot).await;
+    let (mut child, reader, writer, stores) = match started {
         Ok(started) => started,
         Err(error) => return End::NotStarted(error),
     };
     let number = slot.settings.slot as usize;
     node.standing
         .send_modify(|standing| standing.processes[number] = child.id());
-    let end = converse(slot, node, reader, writer).await;
-    match end {
+    let end = converse(slot, node, reader, writer, stores).await;
+    let end = match end {
         End::Pipe(PipeError::Closed) => match timeout(LAST_BREATH, child.wait()).await {
             Ok(status) => End::Ended(status.ok()),
             Err(_) => {
@@ -146,12 +149,22 @@ async fn run(slot: &mut Slot, node: &Node) -> End {
             kill(&mut child).await;
             end
         }
+    };
+    // What it was reading when it ended is kept for nobody any longer.
+    if let Err(error) = node.stores.clear_stale_readers() {
+        (node.notice)(&format!(
+            "what worker {number} was reading of stores is kept: {error}"
+        ));
     }
+    end
 }
 
-async fn start(command: &[OsString], slot: &Slot) -> std::io::Result<(Child, Reader, Writer)> {
+/// A worker's process, the two ways of the pipe to it, and the keeper's end of its way to the stores.
+type Started = (Child, Reader, Writer, OwnedFd);
+
+async fn start(node: &Node, slot: &Slot) -> std::io::Result<Started> {
     let (ours, theirs) = pipe::pair()?;
-    let child = spawn(command, &theirs)?;
+    let child = spawn(&node.command, &theirs)?;
     drop(theirs);
     let (reader, mut writer) = pipe::open(ours)?;
     let listeners: Vec<_> = slot.listeners.iter().map(AsFd::as_fd).collect();
@@ -159,7 +172,11 @@ async fn start(command: &[OsString], slot: &Slot) -> std::io::Result<(Child, Rea
     // The pipe is empty and holds this at once.
     let sent = writer.send(&start, &listeners).await;
     sent.map_err(std::io::Error::other)?;
-    Ok((child, reader, writer))
+    let (stores, theirs) = pipe::pair()?;
+    let message = ToWorker::Stores(node.stores_folder.clone());
+    let sent = writer.send(&message, &[theirs.as_fd()]).await;
+    sent.map_err(std::io::Error::other)?;
+    Ok((child, reader, writer, stores))
 }
 
 fn spawn(command: &[OsString], control: &OwnedFd) -> std::io::Result<Child> {
@@ -202,7 +219,13 @@ impl From<ToWorker> for Word {
 }
 
 /// Speaks with a worker until either ends it.
-async fn converse(slot: &mut Slot, node: &Node, reader: Reader, writer: Writer) -> End {
+async fn converse(
+    slot: &mut Slot,
+    node: &Node,
+    reader: Reader,
+    writer: Writer,
+    stores: OwnedFd,
+) -> End {
     let number = slot.settings.slot as usize;
     let (say, said) = mpsc::channel(limits::WORKER_QUEUE.default as usize);
     let (certified, sealing) = (Notify::new(), Notify::new());
@@ -225,6 +248,7 @@ async fn converse(slot: &mut Slot, node: &Node, reader: Reader, writer: Writer) 
         }) => end,
         end = tell_certificates(node.certificates.clone(), &say, &certified) => end,
         end = tell_ticket_keys(node.ticket_keys.clone(), &say, &sealing) => end,
+        end = keep_stores(stores, node) => end,
         end = watch_over(&say, until_ready(), &heard) => end,
         end = drain(&mut slot.listeners, node.stopping.clone(), &say) => end,
     }
@@ -394,6 +418,15 @@ async fn tell_catalogs(
             // Nobody follows the catalog any longer; what was told stays.
             return std::future::pending().await;
         }
+    }
+}
+
+/// Does what a worker wants done to stores, for as long as it lives.
+async fn keep_stores(socket: OwnedFd, node: &Node) -> End {
+    match stores::serve(socket, Arc::new(node.stores.clone())).await {
+        // It is gone, as its pipe will say.
+        Ok(()) => std::future::pending().await,
+        Err(error) => End::Pipe(PipeError::Io(error)),
     }
 }
 

@@ -314,7 +314,7 @@ fn micros(time: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use model::{AppLimits, Digest, Entry, Grants, GuestKind, LogRecord, Replies, VersionNumber};
+    use model::{AppLimits, Digest, Entry, Granted, GuestKind, LogRecord, Replies, VersionNumber};
 
     use super::*;
     use crate::worker::request_id::RequestIds;
@@ -328,7 +328,7 @@ mod tests {
             kind: GuestKind::HttpComponent,
             wasm: Digest::of(b"x"),
             routes: vec![],
-            grant: Grants::default(),
+            grant: Granted::default(),
             limits: AppLimits::default(),
             reply: Replies::default(),
             reuse: None,

@@ -159,7 +159,7 @@ mod tests {
     use std::sync::Arc;
 
     use model::{
-        AppLimits, Digest, Entry, Grants, GuestKind, LogRecord, Replies, RequestRecord,
+        AppLimits, Digest, Entry, Granted, GuestKind, LogRecord, Replies, RequestRecord,
         VersionNumber,
     };
 
@@ -175,7 +175,7 @@ mod tests {
             kind: GuestKind::HttpComponent,
             wasm: Digest::of(b"x"),
             routes: vec![],
-            grant: Grants::default(),
+            grant: Granted::default(),
             limits: AppLimits::default(),
             reply: Replies::default(),
             reuse: None,

@@ -20,6 +20,7 @@ mod respond;
 mod screen;
 mod serve;
 mod spread;
+mod stores;
 mod stream;
 mod table;
 mod tally;
@@ -32,6 +33,7 @@ mod upload;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -39,7 +41,7 @@ use std::time::{Duration, Instant};
 
 use model::pipe::{Certificate, Ending, ToSupervisor, ToWorker, WorkerSettings};
 use model::{Change, Digest, Generation, Millis, limits};
-use runtime::{Code, Engine, EngineError, Instances, Pool, PoolSettings};
+use runtime::{Backends, Code, Engine, EngineError, Instances, Pool, PoolSettings};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use tokio::runtime::LocalOptions;
@@ -52,6 +54,7 @@ use outbox::{Outbox, outbox};
 use request_id::RequestIds;
 use residents::Residents;
 use serve::Worker;
+use stores::Stores;
 use table::{App, Table};
 use tls::Tls;
 use trace::Tracing;
@@ -123,8 +126,23 @@ async fn live(control: OwnedFd) -> Result<(), WorkerError> {
         Frame::Message { .. } => return Err(WorkerError::NotStarted("another message")),
         Frame::Logs(_) => return Err(WorkerError::NotStarted("log lines")),
     };
+    let stores = match reader.receive().await? {
+        Frame::Message {
+            message: ToWorker::Stores(folder),
+            mut descriptors,
+        } => {
+            let socket = descriptors.pop().ok_or(WorkerError::NotStarted("stores"))?;
+            let stores = Stores::open(Path::new(&folder), socket);
+            stores.map_err(|error| doing("opening the node's stores")(io::Error::other(error)))?
+        }
+        _ => {
+            return Err(WorkerError::NotStarted(
+                "something else than where the stores are",
+            ));
+        }
+    };
     let (outbox, outgoing) = outbox();
-    let worker = Rc::new(begin(&settings, outbox.clone())?);
+    let worker = Rc::new(begin(&settings, stores, outbox.clone())?);
     outbox.put(ToSupervisor::Ready);
     let sending = outbox::send(worker.clone(), outgoing, writer);
     let mut sending = tokio::task::spawn_local(sending);
@@ -148,17 +166,21 @@ async fn live(control: OwnedFd) -> Result<(), WorkerError> {
 }
 
 /// Makes what every request shares.
-fn begin(settings: &WorkerSettings, outbox: Outbox) -> Result<Worker, WorkerError> {
+fn begin(settings: &WorkerSettings, stores: Stores, outbox: Outbox) -> Result<Worker, WorkerError> {
     // First, so that threads made from here on stay on the core too.
     if let Some(core) = settings.core {
         let mut cores = CpuSet::new();
         cores.set(core as usize);
         sched_setaffinity(None, &cores).map_err(doing("staying on one core"))?;
     }
-    let engine = Engine::for_worker(PoolSettings {
+    let pool = PoolSettings {
         slots: settings.slots,
         memory: settings.memory_ceiling,
-    })?;
+    };
+    let backends = Backends {
+        kv: Arc::new(stores),
+    };
+    let engine = Engine::for_worker(pool, backends)?;
     // After the engine, which opens its process's page map: that is root's alone once this is said.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(doing("refusing core dumps"))?;
     let mut random = [0; 8];
@@ -215,7 +237,7 @@ impl Control {
                 Err(error) => return Err(error.into()),
             };
             match message {
-                ToWorker::Start(_) => return Err(WorkerError::StartedTwice),
+                ToWorker::Start(_) | ToWorker::Stores(_) => return Err(WorkerError::StartedTwice),
                 ToWorker::TicketKeys(keys) => self.worker.tls.tickets.use_keys(&keys),
                 ToWorker::Certificate(certificate) => self.certify(&certificate),
                 ToWorker::Certificates(ids) => self.show(&ids),

@@ -310,7 +310,7 @@ mod tests {
     use std::time::Duration;
 
     use futures_util::FutureExt;
-    use model::{AppLimits, Digest, Entry, Grants, GuestKind, Replies, Usage, VersionNumber};
+    use model::{AppLimits, Digest, Entry, Granted, GuestKind, Replies, Usage, VersionNumber};
 
     use super::*;
     use crate::worker::request_id::RequestIds;
@@ -323,7 +323,7 @@ mod tests {
             kind: GuestKind::HttpComponent,
             wasm: Digest::of(b"x"),
             routes: vec![],
-            grant: Grants::default(),
+            grant: Granted::default(),
             limits: AppLimits::default(),
             reply: Replies::default(),
             reuse: None,

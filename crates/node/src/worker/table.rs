@@ -263,7 +263,7 @@ fn prefixes(path: &str) -> impl Iterator<Item = &str> {
 
 #[cfg(test)]
 mod tests {
-    use model::{AppLimits, Digest, Grants, GuestKind, Replies, VersionNumber};
+    use model::{AppLimits, Digest, Granted, GuestKind, Replies, VersionNumber};
 
     use super::*;
 
@@ -286,7 +286,7 @@ mod tests {
             kind: GuestKind::HttpComponent,
             wasm: Digest::of(app.as_bytes()),
             routes: routes.iter().map(route).collect(),
-            grant: Grants::default(),
+            grant: Granted::default(),
             limits: AppLimits::default(),
             reply: Replies::default(),
             reuse: None,

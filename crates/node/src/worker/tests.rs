@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 
 use model::pipe::{Ending, ToSupervisor, ToWorker, WorkerMetrics, WorkerSettings};
 use model::{
-    AppLimits, Change, Digest, Entry, Grants, GuestKind, LogRecord, LogStream, Millis, Outcome,
+    AppLimits, Change, Digest, Entry, Granted, GuestKind, LogRecord, LogStream, Millis, Outcome,
     PathPrefix, Replies, Route, Size, VersionNumber,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -181,7 +181,7 @@ fn put(app: &str, version: u32, wasm: &str) -> Change {
             host: format!("{app}.test").parse().unwrap(),
             path: PathPrefix::root(),
         }],
-        grant: Grants::default(),
+        grant: Granted::default(),
         limits: AppLimits {
             cpu: Millis::secs(30),
             ..AppLimits::default()

@@ -226,7 +226,7 @@ impl<'a> Outline<'a> {
     /// Every import as the platform stands to it.
     fn lend(&self, setting: EngineSetting) -> Result<Vec<Import>, Refusal> {
         let lent = |name: &str| match setting {
-            EngineSetting::A => !is_03(name),
+            EngineSetting::A => !interfaces::is_asynchronous(name),
             EngineSetting::B => true,
         };
         let mut imports = Vec::new();
@@ -235,7 +235,7 @@ impl<'a> Outline<'a> {
             let standing = interfaces::find(name).filter(|_| needed.interface && lent(name));
             let import = match standing.ok_or_else(|| unknown(needed))? {
                 Standing::Free => Import::Free { name: name.into() },
-                Standing::Denied(_) => Import::Denied { name: name.into() },
+                Standing::Asks(_) => Import::Denied { name: name.into() },
             };
             imports.push(import);
         }
@@ -289,12 +289,6 @@ impl<'a> Outline<'a> {
     }
 }
 
-/// Whether an import is of WASI 0.3.
-fn is_03(name: &str) -> bool {
-    name.split_once('@')
-        .is_some_and(|(_, version)| interfaces::is_stable(version, "0.3"))
-}
-
 /// A command is entered by `_start`, which takes and returns nothing.
 fn check_start(start: &Offer, types: &Types) -> Result<(), Refusal> {
     let fits = match start {
@@ -329,7 +323,7 @@ fn unknown(needed: &Needed<'_>) -> Refusal {
             "a command may import from `{}` alone; build it for wasm32-wasip1 without other imports, or as a component",
             interfaces::PREVIEW1
         ),
-        _ if is_03(needed.name) && interfaces::find(needed.name).is_some() => {
+        _ if interfaces::is_asynchronous(needed.name) && interfaces::find(needed.name).is_some() => {
             "WASI 0.3 is lent to components that export `wasi:http/handler@0.3`; export that, or build for WASI 0.2"
                 .into()
         }

@@ -115,7 +115,7 @@ fn a_guest_is_of_the_kind_that_its_exports_say() {
             .imports
             .iter()
             .map(|import| match import {
-                Import::Free { name } => name.clone(),
+                Import::Free { name } | Import::Granted { name } => name.clone(),
                 Import::Denied { name } => format!("no {name}"),
             })
             .collect();
@@ -501,11 +501,12 @@ fn cut_within_a_section_it_is_called_cut_off() {
 #[test]
 fn what_is_compiled_here_loads_in_a_worker() {
     use std::io::{Seek as _, Write as _};
-    let worker = Engine::for_worker(PoolSettings {
+    let (_folder, backends) = crate::engine::empty_backends();
+    let pool = PoolSettings {
         slots: 4,
         memory: model::Size::mib(16),
-    })
-    .unwrap();
+    };
+    let worker = Engine::for_worker(pool, backends).unwrap();
     for wasm in [
         binary(&handler("")),
         binary(&runner("")),

@@ -50,7 +50,8 @@ pub async fn serve(
     };
     let wasm = &engine.side(code.kind().setting()).wasm;
     let http = HttpContext::new(oneshot::channel().0);
-    let context = Context::new(entry, http, live.vitals.clone(), live.voice.clone());
+    let (vitals, voice) = (live.vitals.clone(), live.voice.clone());
+    let context = Context::new(engine.clone(), entry, http, vitals, voice);
     let began = Moment::now();
     let mut store = store(wasm, context);
     let handle = service::instantiate(&mut store, pre, function).await?;

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 
 use http_body_util::BodyExt as _;
 use model::{
-    AppLimits, Digest, EngineSetting, Grants, GuestKind, Millis, Replies, Size, VersionNumber,
+    AppLimits, Digest, EngineSetting, Granted, GuestKind, Millis, Replies, Size, VersionNumber,
 };
 
 use crate::{Pool, PoolSettings};
@@ -71,11 +71,12 @@ fn command(text: &str, start: &str) -> String {
 }
 
 async fn trial(wat: &str, limits: AppLimits) -> (Result<String, Outcome>, Ended, Vec<String>) {
-    let engine = Engine::for_worker(PoolSettings {
+    let (_folder, backends) = crate::engine::empty_backends();
+    let pool = PoolSettings {
         slots: 4,
         memory: Size::mib(16),
-    })
-    .unwrap();
+    };
+    let engine = Engine::for_worker(pool, backends).unwrap();
     // SAFETY: the code was made right here.
     let code = unsafe { Code::load(&engine, GuestKind::CommandModule, native(wat)) }.unwrap();
     let pool = Pool::new(1, 1);
@@ -87,7 +88,7 @@ async fn trial(wat: &str, limits: AppLimits) -> (Result<String, Outcome>, Ended,
         kind: GuestKind::CommandModule,
         wasm: Digest::of(b""),
         routes: Vec::new(),
-        grant: Grants::default(),
+        grant: Granted::default(),
         limits,
         reply: Replies::default(),
         reuse: None,

@@ -39,7 +39,7 @@ fn bodies() -> BTreeMap<&'static str, Value> {
     let version = json!({
         "number": 1,
         "manifest": { "name": "a", "component": "a.wasm", "build": "make", "route": [{ "host": "a.b", "path": "/x" }],
-                      "grant": { "env": { "a": "b" }, "config": { "a": "b" } },
+                      "grant": { "env": { "a": "b" }, "config": { "a": "b" }, "kv": ["a"] },
                       "limits": { "cpu": "1ms", "wall": "1s", "memory": "1MiB" },
                       "reply": { "compress": ["br", "zstd", "gzip"] },
                       "reuse": { "requests": 1, "concurrent": 1, "idle": "1s" } },
@@ -117,6 +117,18 @@ fn bodies() -> BTreeMap<&'static str, Value> {
             same::<api::AppSummary>(
                 json!({ "tenant": "a", "app": "a", "urls": ["a"], "version": 1, "revision": 1, "deployed_ms": 1, "latest": 1 }),
             ),
+        ),
+        (
+            "KvStoreSummary",
+            same::<api::KvStoreSummary>(json!({ "store": "a", "keys": 1, "bytes": 1 })),
+        ),
+        (
+            "KvItem",
+            same::<api::KvItem>(json!({ "key": "a", "bytes": 1, "revision": 1, "expires_ms": 1 })),
+        ),
+        (
+            "KeyPage",
+            same::<model::KeyPage>(json!({ "keys": ["a"], "more": true })),
         ),
         ("Scope", same::<api::Scope>(scope.clone())),
         (

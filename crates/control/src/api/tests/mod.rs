@@ -15,6 +15,7 @@ mod tokens;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use capabilities::kv::embedded::{Stores, StoresError};
 use distribution::embedded::Embedded;
 use distribution::{Distribution, NodeReport};
 use http_body_util::{BodyExt, Full};
@@ -120,7 +121,19 @@ fn settings(data: &std::path::Path) -> ControlSettings {
                 used("bob", "shop"),
             ]
         }),
+        kv: stores(&data.join("stores")),
         notice: Arc::new(|_| ()),
+    }
+}
+
+/// The stores in a folder, once whoever had them open has let go of them.
+fn stores(folder: &std::path::Path) -> Arc<Stores> {
+    loop {
+        match Stores::open(folder, model::Size::mib(1), Arc::new(crate::system_time)) {
+            Ok(stores) => return Arc::new(stores),
+            Err(StoresError::InUse) => std::thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
     }
 }
 

@@ -57,8 +57,8 @@ pub struct Options {
     /// Grant an environment variable, besides those of the manifest
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = source::variable)]
     env: Vec<(String, String)>,
-    /// Grant something else, as the manifest's `[grant]` would: `config.NAME=VALUE`
-    #[arg(long = "grant", value_name = "WHAT.NAME=VALUE")]
+    /// Grant something else, as the manifest's `[grant]` would: `config.NAME=VALUE` or `kv.NAME`
+    #[arg(long = "grant", value_name = "WHAT.NAME[=VALUE]")]
     grants: Vec<Grant>,
 }
 

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::SystemTime;
 
 use ignore::{DirEntry, WalkBuilder};
-use model::{AppName, Manifest, RouteClaim};
+use model::{AppName, Manifest, RouteClaim, StoreName};
 
 use crate::commands::deploy::Upload;
 use crate::failure::Failure;
@@ -51,6 +51,7 @@ pub struct State {
 pub enum Grant {
     Env(String, String),
     Config(String, String),
+    Kv(StoreName),
 }
 
 impl FromStr for Grant {
@@ -62,7 +63,11 @@ impl FromStr for Grant {
             ("env", Ok((name, value))) => Ok(Self::Env(name, value)),
             ("config", Ok((name, value))) => Ok(Self::Config(name, value)),
             ("env" | "config", Err(error)) => Err(error),
-            _ => Err("there is `config.NAME=VALUE` and `env.NAME=VALUE`".into()),
+            ("kv", _) => rest
+                .parse()
+                .map(Self::Kv)
+                .map_err(|error| format!("{error}")),
+            _ => Err("there is `config.NAME=VALUE`, `env.NAME=VALUE` and `kv.NAME`".into()),
         }
     }
 }
@@ -174,9 +179,10 @@ impl Source {
         grant.env.extend(self.env.iter().cloned());
         for granted in self.grants.iter().cloned() {
             match granted {
-                Grant::Env(name, value) => grant.env.insert(name, value),
-                Grant::Config(name, value) => grant.config.insert(name, value),
-            };
+                Grant::Env(name, value) => drop(grant.env.insert(name, value)),
+                Grant::Config(name, value) => drop(grant.config.insert(name, value)),
+                Grant::Kv(name) => drop(grant.kv.insert(name)),
+            }
         }
         manifest
     }

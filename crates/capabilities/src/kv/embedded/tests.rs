@@ -1,0 +1,125 @@
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::*;
+use crate::kv::KeyValue;
+use crate::kv::contract::{self, set, store};
+
+const LIMIT: Size = Size::mib(1);
+
+/// A clock that stands still until it is told to go on.
+fn clock() -> (Clock, impl Fn(u64) -> u64) {
+    let now = Arc::new(AtomicU64::new(1_000_000));
+    let reading = now.clone();
+    let pass = move |ms| now.fetch_add(ms, Ordering::Relaxed) + ms;
+    (Arc::new(move || reading.load(Ordering::Relaxed)), pass)
+}
+
+fn stores(folder: &tempfile::TempDir) -> (Stores, impl Fn(u64) -> u64) {
+    let (clock, pass) = clock();
+    (Stores::open(folder.path(), LIMIT, clock).unwrap(), pass)
+}
+
+/// Opens a folder anew, once whoever had it open has let go of it.
+fn again(path: PathBuf) -> Stores {
+    loop {
+        match Stores::open(&path, LIMIT, clock().0) {
+            Ok(stores) => return stores,
+            Err(StoresError::InUse) => std::thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_contract_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let (stores, pass) = stores(&folder);
+    contract::holds(&stores, LIMIT, &pass).await;
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_there_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let (before, _) = stores(&folder);
+    let id = store("a/b", "c");
+    before.change(&id, vec![set("k", "v")]).await.unwrap();
+    let revision = before.get(&id, "k").await.unwrap().unwrap().revision;
+    drop(before);
+    let after = again(folder.path().to_owned());
+    let item = after.get(&id, "k").await.unwrap().unwrap();
+    assert_eq!((&item.value[..], item.revision), (&b"v"[..], revision));
+    after.change(&id, vec![set("k", "w")]).await.unwrap();
+    assert!(after.get(&id, "k").await.unwrap().unwrap().revision > revision);
+}
+
+#[tokio::test]
+async fn an_app_that_was_being_forgotten_is_forgotten_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let (before, _) = stores(&folder);
+    let id = store("a/b", "c");
+    before.change(&id, vec![set("k", "v")]).await.unwrap();
+    let mut txn = before.reader.env.write_txn().unwrap();
+    let doomed = record::app_key(record::FORGET, &id.app);
+    before.reader.table.put(&mut txn, &doomed, &[]).unwrap();
+    txn.commit().unwrap();
+    drop(before);
+    let after = again(folder.path().to_owned());
+    for _ in 0..2_000 {
+        if after.get(&id, "k").await.unwrap().is_none() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    panic!("it is still there");
+}
+
+#[tokio::test]
+async fn a_changed_byte_is_never_read_as_a_value() {
+    let folder = tempfile::tempdir().unwrap();
+    let (stores, _) = stores(&folder);
+    let id = store("a/b", "c");
+    stores.change(&id, vec![set("k", "value")]).await.unwrap();
+    let key = record::store_key(record::DATA, &id, "k");
+    let mut txn = stores.reader.env.write_txn().unwrap();
+    let mut bytes = stores
+        .reader
+        .table
+        .get(&txn, &key)
+        .unwrap()
+        .unwrap()
+        .to_vec();
+    *bytes.last_mut().unwrap() ^= 1;
+    stores.reader.table.put(&mut txn, &key, &bytes).unwrap();
+    txn.commit().unwrap();
+    let error = stores.get(&id, "k").await.unwrap_err();
+    assert!(
+        error.to_string().contains("not what was written"),
+        "{error}"
+    );
+    // Others are served, and written.
+    stores.change(&id, vec![set("l", "value")]).await.unwrap();
+    let refused = stores.change(&id, vec![set("k", "new")]).await.unwrap_err();
+    assert!(refused.to_string().contains("not what was written"));
+}
+
+#[tokio::test]
+async fn another_releases_stores_are_refused_by_their_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let (before, _) = stores(&folder);
+    let mut txn = before.reader.env.write_txn().unwrap();
+    before
+        .reader
+        .table
+        .put(&mut txn, record::FORMAT, &2u32.to_le_bytes())
+        .unwrap();
+    txn.commit().unwrap();
+    drop(before);
+    loop {
+        match Stores::open(folder.path(), LIMIT, clock().0) {
+            Err(StoresError::InUse) => std::thread::yield_now(),
+            Err(StoresError::Format(2)) => return,
+            other => panic!("{:?}", other.err()),
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What the guests of key-value stores share: an operation by path, told in one line.
+
+use wasip2::http::types::{IncomingRequest, ResponseOutparam};
+
+use crate::{Body, answer, segments};
+
+/// A store, whichever interface opened it. Errors are told in the interface's own words.
+pub trait Store: Sized {
+    fn open(name: &str) -> Result<Self, String>;
+    fn get(&self, key: &str) -> Result<Option<Vec<u8>>, String>;
+    fn set(&self, key: &str, value: &[u8]) -> Result<(), String>;
+    fn delete(&self, key: &str) -> Result<(), String>;
+    fn exists(&self, key: &str) -> Result<bool, String>;
+    /// Every key.
+    fn list(&self) -> Result<Vec<String>, String>;
+
+    fn increment(&self, _key: &str, _by: i64) -> Result<i64, String> {
+        Err("this interface does not count".into())
+    }
+
+    fn get_many(&self, _keys: Vec<String>) -> Result<Vec<Option<Vec<u8>>>, String> {
+        Err("this interface reads one by one".into())
+    }
+
+    fn set_many(&self, _values: Vec<(String, Vec<u8>)>) -> Result<(), String> {
+        Err("this interface writes one by one".into())
+    }
+
+    fn delete_many(&self, _keys: Vec<String>) -> Result<(), String> {
+        Err("this interface deletes one by one".into())
+    }
+
+    /// Compares and sets; `between` is set by someone else after the value was seen. What was seen, and what became of it.
+    fn swap(&self, _key: &str, _value: &[u8], _between: Option<&[u8]>) -> Result<String, String> {
+        Err("this interface does not compare".into())
+    }
+}
+
+/// `/OPERATION/STORE[/NUMBER]?KEY`, the key percent-encoded, the value as the body.
+pub fn handle<S: Store>(request: IncomingRequest, out: ResponseOutparam) {
+    let parts = segments(&request);
+    let path = request.path_with_query().unwrap_or_default();
+    let key = decoded(path.split_once('?').map_or("", |(_, query)| query));
+    let mut body = Vec::new();
+    let mut incoming = Body::of(&request);
+    let mut buffer = vec![0; 64 << 10];
+    while let Some(length) = incoming.next(&mut buffer) {
+        body.extend_from_slice(&buffer[..length]);
+    }
+    let operation = parts.first().map_or("", String::as_str);
+    let store = parts.get(1).map_or("", String::as_str);
+    let number = parts.get(2).and_then(|text| text.parse().ok()).unwrap_or(0);
+    match run::<S>(operation, store, &key, number, &body) {
+        Ok(text) => answer(out, 200, &text),
+        Err(text) => answer(out, 500, &text),
+    }
+}
+
+fn run<S: Store>(
+    operation: &str,
+    store: &str,
+    key: &str,
+    number: i64,
+    body: &[u8],
+) -> Result<String, String> {
+    let store = S::open(store)?;
+    let lines = || String::from_utf8_lossy(body).lines().map(str::to_owned).collect::<Vec<_>>();
+    Ok(match operation {
+        "open" => "open".into(),
+        "get" => match store.get(key)? {
+            Some(value) => format!("value {}", text(&value)),
+            None => "none".into(),
+        },
+        "length" => format!("{:?}", store.get(key)?.map(|value| value.len())),
+        "set" => store.set(key, body).map(|()| "set".into())?,
+        "fill" => store.set(key, &vec![b'x'; number as usize]).map(|()| "set".into())?,
+        "delete" => store.delete(key).map(|()| "deleted".into())?,
+        "exists" => store.exists(key)?.to_string(),
+        "list" => store.list()?.join("\n"),
+        "increment" => store.increment(key, number)?.to_string(),
+        "get-many" => {
+            let tell = |value: Option<Vec<u8>>| value.map_or("none".into(), |value| text(&value));
+            let values = store.get_many(lines())?;
+            values.into_iter().map(tell).collect::<Vec<_>>().join("\n")
+        }
+        "set-many" => {
+            let pair = |line: String| {
+                let (key, value) = line.split_once('=').unwrap_or((&line, ""));
+                (key.to_owned(), value.as_bytes().to_vec())
+            };
+            let values = lines().into_iter().map(pair).collect();
+            store.set_many(values).map(|()| "set".into())?
+        }
+        "delete-many" => store.delete_many(lines()).map(|()| "deleted".into())?,
+        "swap" => store.swap(key, body, None)?,
+        "swap-late" => store.swap(key, body, Some(b"theirs"))?,
+        // Reads again and again.
+        "hot" => {
+            for done in 0..number {
+                store.get(key).map_err(|error| format!("after {done}: {error}"))?;
+            }
+            number.to_string()
+        }
+        _ => return Err("there is no such operation".into()),
+    })
+}
+
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).into_owned()
+}
+
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let escaped = after.get(..2).filter(|_| *first == b'%');
+        let byte = escaped.and_then(|hex| u8::from_str_radix(str::from_utf8(hex).ok()?, 16).ok());
+        bytes.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &after[2..] } else { after };
+    }
+    String::from_utf8(bytes).unwrap_or_default()
+}

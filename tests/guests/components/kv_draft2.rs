@@ -116,7 +116,9 @@ impl guests::kv::Store for Bucket {
     fn swap(&self, key: &str, value: &[u8], between: Option<&[u8]>) -> Result<String, String> {
         let cas = atomics::Cas::new(&self.0, key).map_err(told)?;
         let seen = cas.current().map_err(told)?;
-        let seen = seen.map_or("none".into(), |seen| String::from_utf8_lossy(&seen).into_owned());
+        let seen = seen.map_or("none".into(), |seen| {
+            String::from_utf8_lossy(&seen).into_owned()
+        });
         if let Some(between) = between {
             self.set(key, between)?;
         }

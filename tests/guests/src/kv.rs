@@ -64,7 +64,12 @@ fn run<S: Store>(
     body: &[u8],
 ) -> Result<String, String> {
     let store = S::open(store)?;
-    let lines = || String::from_utf8_lossy(body).lines().map(str::to_owned).collect::<Vec<_>>();
+    let lines = || {
+        String::from_utf8_lossy(body)
+            .lines()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
     Ok(match operation {
         "open" => "open".into(),
         "get" => match store.get(key)? {
@@ -73,7 +78,9 @@ fn run<S: Store>(
         },
         "length" => format!("{:?}", store.get(key)?.map(|value| value.len())),
         "set" => store.set(key, body).map(|()| "set".into())?,
-        "fill" => store.set(key, &vec![b'x'; number as usize]).map(|()| "set".into())?,
+        "fill" => store
+            .set(key, &vec![b'x'; number as usize])
+            .map(|()| "set".into())?,
         "delete" => store.delete(key).map(|()| "deleted".into())?,
         "exists" => store.exists(key)?.to_string(),
         "list" => store.list()?.join("\n"),
@@ -97,7 +104,9 @@ fn run<S: Store>(
         // Reads again and again.
         "hot" => {
             for done in 0..number {
-                store.get(key).map_err(|error| format!("after {done}: {error}"))?;
+                store
+                    .get(key)
+                    .map_err(|error| format!("after {done}: {error}"))?;
             }
             number.to_string()
         }

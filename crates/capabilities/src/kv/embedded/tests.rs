@@ -1,3 +1,5 @@
+//! The embedded stores: what every backend keeps, and what is theirs alone.
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -106,7 +106,7 @@ fn a_guest_writes_no_faster_than_its_client_reads() {
             "[limits]\ncpu = '10s'\nwall = '60s'",
         );
         let worker = platform.workers()[0];
-        let before = tests::private_bytes(worker);
+        let before = tests::anonymous_bytes(worker);
         let mut clients = Vec::new();
         for _ in 0..20 {
             let mut connection = platform.connect("endless");
@@ -116,7 +116,7 @@ fn a_guest_writes_no_faster_than_its_client_reads() {
         }
         // The clients read nothing: once every buffer is full, nobody works any more.
         come_to_rest(worker);
-        let held = tests::private_bytes(worker).saturating_sub(before);
+        let held = tests::anonymous_bytes(worker).saturating_sub(before);
         assert!(
             held < 20 << 20,
             "{held} bytes for 20 clients that do not read"
@@ -135,7 +135,7 @@ fn a_client_sends_no_faster_than_its_guest_reads() {
             .send_head("POST", "/400", &format!("content-length: {total}\r\n"))
             .unwrap();
         let worker = platform.workers()[0];
-        let before = tests::private_bytes(worker);
+        let before = tests::anonymous_bytes(worker);
         let mut sender = connection.twin().unwrap();
         // The guest sleeps at each piece, so the sender must come to a halt long before the end.
         let sent = std::thread::spawn(move || {
@@ -147,7 +147,7 @@ fn a_client_sends_no_faster_than_its_guest_reads() {
             sent
         });
         std::thread::sleep(Duration::from_secs(1));
-        let held = tests::private_bytes(worker).saturating_sub(before);
+        let held = tests::anonymous_bytes(worker).saturating_sub(before);
         assert!(
             !sent.is_finished(),
             "64 MiB were taken from a client whose guest reads 160 KiB a second"

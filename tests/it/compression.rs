@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read};
 
 use model::{Coding, Outcome};
-use tests::{Connection, Head, Platform, Reply, guest, private_bytes};
+use tests::{Connection, Head, Platform, Reply, anonymous_bytes, guest};
 
 use crate::bodies::{come_to_rest, noise};
 use crate::hostile_http::Observed;
@@ -348,7 +348,7 @@ fn each_compressed_reply_takes_what_it_may_and_a_client_that_goes_away_frees_it(
     // What the worker holds amid as many replies as may be compressed at once.
     let amid = |coding: Option<Coding>| {
         let connections: Vec<_> = (0..PLACES).map(|_| begin(coding)).collect();
-        let held = private_bytes(worker);
+        let held = anonymous_bytes(worker);
         if coding.is_some() {
             // One more is served all the same, as it is.
             let mut more = platform.connect("prose");
@@ -392,7 +392,7 @@ fn a_hundred_mebibytes_of_zeros_take_little_memory() {
         coded(&head, Some(coding.as_str()));
         let (mut body, mut held) = (Vec::new(), 0);
         while connection.chunk(&mut body).unwrap() > 0 {
-            held = held.max(private_bytes(worker));
+            held = held.max(anonymous_bytes(worker));
         }
         assert!(body.len() < 1 << 20, "{coding}: {}", body.len());
         let zeros = whole(coding, &body);
@@ -405,7 +405,7 @@ fn a_hundred_mebibytes_of_zeros_take_little_memory() {
 fn who_takes_nothing_stops_the_guest() {
     let platform = platform();
     let worker = platform.workers()[0];
-    let before = private_bytes(worker);
+    let before = anonymous_bytes(worker);
     let mut clients = Vec::new();
     for coding in Coding::ALL {
         let mut connection = platform.connect("prose");
@@ -423,7 +423,7 @@ fn who_takes_nothing_stops_the_guest() {
         clients.push((connection, sending));
     }
     come_to_rest(worker);
-    let held = private_bytes(worker).saturating_sub(before);
+    let held = anonymous_bytes(worker).saturating_sub(before);
     assert!(held < 32 << 20, "{held} bytes for three that do not read");
     for (connection, sending) in clients {
         let _ = connection.into_stream().shutdown(std::net::Shutdown::Both);

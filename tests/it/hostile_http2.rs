@@ -13,7 +13,7 @@ use tests::http2::frames::{
 };
 use tests::http2::{Fields, Reason};
 use tests::load::{Always, Protocol};
-use tests::{Load, eventually, guest, private_bytes};
+use tests::{Load, anonymous_bytes, eventually, guest};
 
 use crate::hostile_http::{self, Watched};
 
@@ -48,7 +48,7 @@ impl Front {
             Duration::from_millis(5),
             Arc::new(Always("Hello, Midge!\n")),
         );
-        let before = private_bytes(platform.workers()[0]);
+        let before = anonymous_bytes(platform.workers()[0]);
         Self {
             platform,
             load,
@@ -101,7 +101,7 @@ impl Front {
     /// Asserts that the worker holds little more than before.
     #[track_caller]
     fn keeps_little(&self) {
-        let held = private_bytes(self.platform.workers()[0]).saturating_sub(self.before);
+        let held = anonymous_bytes(self.platform.workers()[0]).saturating_sub(self.before);
         assert!(held < KEPT, "{held} bytes more than before");
     }
 

@@ -21,7 +21,7 @@ fn grow_to(pages: u32) -> String {
 fn memory_grows_to_its_cap_and_is_given_back() {
     let siege = Siege::configured("workers = 1");
     let worker = siege.platform.workers()[0];
-    let before = tests::private_bytes(worker);
+    let before = tests::anonymous_bytes(worker);
     let check = |app: &str, limits: &str, pages: u32| {
         let start = format!("{} {TOUCH} (call $say)", grow_to(pages));
         let wasm = command("to the cap\n", "", &start);
@@ -31,7 +31,7 @@ fn memory_grows_to_its_cap_and_is_given_back() {
     check("little", "[limits]\ncpu = '5s'\nmemory = '1MiB'", 16);
     check("much", "[limits]\ncpu = '5s'\nmemory = '256MiB'", 4096);
     tests::eventually("the memory is given back", || {
-        (tests::private_bytes(worker) < before + (32 << 20)).then_some(())
+        (tests::anonymous_bytes(worker) < before + (32 << 20)).then_some(())
     });
     siege.end();
 }
@@ -41,13 +41,13 @@ fn memory_grows_to_its_cap_and_is_given_back() {
 fn memory_is_given_back_though_nobody_asks_for_anything_after() {
     let platform = Platform::configured("workers = 1");
     let worker = platform.workers()[0];
-    let before = tests::private_bytes(worker);
+    let before = tests::anonymous_bytes(worker);
     let start = format!("{} {TOUCH} (call $say)", grow_to(2048));
     let wasm = command("to the cap\n", "", &start);
     platform.deploy_with("grow", &wasm, "[limits]\ncpu = '5s'");
     platform.get("grow", "/").is(200).says("to the cap\n");
     tests::eventually("the memory is given back", || {
-        (tests::private_bytes(worker) < before + (32 << 20)).then_some(())
+        (tests::anonymous_bytes(worker) < before + (32 << 20)).then_some(())
     });
 }
 
@@ -80,11 +80,11 @@ fn growing_beyond_the_cap_again_and_again_takes_nothing() {
         let limits = "[limits]\ncpu = '5s'\nmemory = '2MiB'";
         siege.answers(app, &wasm, limits, "never grown\n");
     };
-    let before = tests::private_bytes(worker);
+    let before = tests::anonymous_bytes(worker);
     check("one-too-many", "32");
     check("all-there-is", "65535");
     check("more-than-there-is", "-1");
-    let after = tests::private_bytes(worker);
+    let after = tests::anonymous_bytes(worker);
     assert!(after < before + (16 << 20), "{before} bytes, then {after}");
     siege.end();
 }

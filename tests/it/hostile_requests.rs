@@ -702,7 +702,7 @@ fn a_thousand_requests_at_once_are_answered_in_order() {
 fn requests_of_a_client_that_reads_no_reply_do_not_pile_up() {
     let front = Front::configured("workers = 1", &["headers"]);
     let worker = front.platform.workers()[0];
-    let before = tests::private_bytes(worker);
+    let before = tests::anonymous_bytes(worker);
     let clients: Vec<Connection> = (0..5)
         .map(|_| {
             let mut connection = front.platform.connect("headers");
@@ -721,7 +721,7 @@ fn requests_of_a_client_that_reads_no_reply_do_not_pile_up() {
             connection
         })
         .collect();
-    let held = tests::private_bytes(worker).saturating_sub(before);
+    let held = tests::anonymous_bytes(worker).saturating_sub(before);
     assert!(
         held < 10 << 20,
         "{held} bytes for 5 clients that do not read"

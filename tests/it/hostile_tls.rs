@@ -8,7 +8,7 @@ use tests::tls::records::{
     SERVER_NAME, Sealed, certificate, hello, message, protocols, record, records, server_name,
 };
 use tests::tls::{AlertDescription, Authority, Client, Secure, TLS12, TLS13, settings};
-use tests::{Connection, descriptors, eventually, guest, private_bytes, trials};
+use tests::{Connection, anonymous_bytes, descriptors, eventually, guest, trials};
 
 use crate::bodies::noise;
 use crate::hostile_http::Watched;
@@ -34,7 +34,7 @@ impl Front {
         let platform = Watched::start_with(settings);
         platform.deploy("victim", &guest("hello"));
         let address = platform.tls();
-        let before = private_bytes(platform.workers()[0]);
+        let before = anonymous_bytes(platform.workers()[0]);
         Self {
             platform,
             authority,
@@ -101,7 +101,7 @@ impl Front {
         eventually("a request of the victim would have been counted", || {
             (served() == 1.0).then_some(())
         });
-        let held = private_bytes(self.platform.workers()[0]).saturating_sub(self.before);
+        let held = anonymous_bytes(self.platform.workers()[0]).saturating_sub(self.before);
         assert!(held < KEPT, "{held} bytes more than before");
         self.platform.unharmed();
     }

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::json;
+use tests::trials::{self, STORE_CRASHES};
 use tests::{Guest, Platform, Reply, bare, eventually, guest, manifest_of};
 
 /// The interfaces of WASI 0.2, by their guests.
@@ -530,6 +531,11 @@ fn a_backup_holds_what_stores_held() {
     ask(&platform, "shop", "increment/default/1", "k", b"")
         .is(200)
         .says("8");
+}
+
+#[test]
+fn what_was_acknowledged_outlives_any_crash_in_small() {
+    println!("{}", trials::stores(STORE_CRASHES / 20, 11));
 }
 
 /// Counters that many clients add to, while workers are killed, are as high as was acknowledged at the least.

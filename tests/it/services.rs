@@ -106,10 +106,10 @@ fn streams_futures_and_tasks_have_an_end() {
     );
     let worker = platform.workers()[0];
     for what in ["streams", "futures", "tasks"] {
-        let before = tests::private_bytes(worker);
+        let before = tests::anonymous_bytes(worker);
         let status = platform.get("tasks", &format!("/{what}")).status();
         assert!([500, 503].contains(&status), "{what}: {status}");
-        let held = tests::private_bytes(worker).saturating_sub(before);
+        let held = tests::anonymous_bytes(worker).saturating_sub(before);
         assert!(held < 64 << 20, "{what}: {held} bytes");
         platform.get("hello", "/").is(200);
     }

@@ -6,6 +6,7 @@ mod flips;
 mod handshakes;
 mod one_connection;
 mod parked;
+mod stores;
 mod upgrades;
 mod worker_kills;
 
@@ -25,6 +26,7 @@ pub use flips::{FLIPS, flips};
 pub use handshakes::{HANDSHAKES, handshakes};
 pub use one_connection::{REQUESTS, ask_often, one_connection};
 pub use parked::{PARKED, parked};
+pub use stores::{STORE_CRASHES, stores};
 pub use upgrades::{UPGRADES, upgrades};
 pub use worker_kills::{WORKER_KILLS, worker_kills};
 

@@ -143,17 +143,13 @@ impl Platform {
             kept.map_err(|error| Failure::failed(error.to_string()))?;
             let listeners = sockets.listeners.copy();
             let listeners = listeners.or_fail(|| "copying the listening sockets".into())?;
-            wiring::supervisor(
-                settings,
+            let handed = wiring::Handed {
                 listeners,
-                certificates.serving(),
+                certificates: certificates.serving(),
                 ticket_keys,
-                (stores.clone(), stores_folder),
-                &control,
-                &distribution,
-                log,
-            )
-            .await
+                stores: (stores.clone(), stores_folder),
+            };
+            wiring::supervisor(settings, handed, &control, &distribution, log).await
         };
         match serve.await {
             Ok(supervisor) if supervisor.generation() > control.first_generation() => {

@@ -98,26 +98,25 @@ pub async fn control(
     opened.await.map_err(|error| unopened(settings, &error))
 }
 
+/// What a node is handed besides its settings.
+pub struct Handed {
+    pub listeners: Listeners,
+    pub certificates: watch::Receiver<Certificates>,
+    /// What TLS sessions were resumed with by the node whose place this one takes.
+    pub ticket_keys: Option<TicketKeys>,
+    /// The key-value stores, and the folder that they lie in.
+    pub stores: (Stores, PathBuf),
+}
+
 /// The node, as soon as all of its workers serve.
 pub async fn supervisor(
     settings: &Settings,
-    listeners: Listeners,
-    certificates: watch::Receiver<Certificates>,
-    ticket_keys: Option<TicketKeys>,
-    stores: (Stores, PathBuf),
+    handed: Handed,
     control: &Control,
     distribution: &Arc<dyn Distribution>,
     log: Log,
 ) -> Result<Supervisor, Failure> {
-    let settings = node_settings(
-        settings,
-        listeners,
-        certificates,
-        ticket_keys,
-        stores,
-        control,
-        log,
-    );
+    let settings = node_settings(settings, handed, control, log);
     let started = Supervisor::start(settings, distribution.clone()).await;
     started.map_err(|error| Failure::failed(error.to_string()))
 }
@@ -150,20 +149,12 @@ fn control_settings(
     }
 }
 
-fn node_settings(
-    settings: &Settings,
-    listeners: Listeners,
-    certificates: watch::Receiver<Certificates>,
-    ticket_keys: Option<TicketKeys>,
-    stores: (Stores, PathBuf),
-    control: &Control,
-    log: Log,
-) -> NodeSettings {
+fn node_settings(settings: &Settings, handed: Handed, control: &Control, log: Log) -> NodeSettings {
     let keys = control.keys();
     NodeSettings {
         name: machine_name(),
         data: settings.data.join("node"),
-        listeners,
+        listeners: handed.listeners,
         worker_command: ourselves("worker"),
         catalog_key: keys.catalog,
         compile_key: keys.compile,
@@ -176,9 +167,9 @@ fn node_settings(
         trust_forwarded: settings.node.trust_forwarded,
         default_host: settings.node.default_host.clone(),
         proxy_protocol: settings.node.proxy_protocol,
-        certificates,
-        ticket_keys,
-        stores,
+        certificates: handed.certificates,
+        ticket_keys: handed.ticket_keys,
+        stores: handed.stores,
         grace: settings.grace,
         pin_cores: settings.node.pin,
         log_outputs: settings.telemetry.logs.clone(),

@@ -7,11 +7,12 @@ use tests::trials;
 
 type Trial = (&'static str, fn(u64) -> String);
 
-const TRIALS: [Trial; 10] = [
+const TRIALS: [Trial; 11] = [
     ("deploys", |seed| trials::deploys(trials::DEPLOYS, seed)),
     ("residue", |seed| trials::residue(trials::INSTANCES, seed)),
     ("flips", |seed| trials::flips(trials::FLIPS, seed)),
     ("crashes", |seed| trials::crashes(trials::CRASHES, seed)),
+    ("stores", |seed| trials::stores(trials::STORE_CRASHES, seed)),
     ("worker-kills", |seed| {
         trials::worker_kills(trials::WORKER_KILLS, seed)
     }),

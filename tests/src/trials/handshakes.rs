@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::Chance;
 use crate::load::Always;
 use crate::tls::{AlertDescription, Authority, Error, TLS12, TLS13, reason, settings};
-use crate::{Load, Platform, descriptors, eventually, guest, private_bytes};
+use crate::{Load, Platform, anonymous_bytes, descriptors, eventually, guest};
 
 /// How many handshakes `handshakes` makes in full, and how many it is refused.
 pub const HANDSHAKES: u32 = 10_000;
@@ -51,14 +51,14 @@ pub fn handshakes(count: u32, seed: u64) -> String {
         let refused = Error::AlertReceived(AlertDescription::AccessDenied);
         assert_eq!(reason(&error), Some(&refused), "{number}: {error}");
         if number == 100 {
-            held = (descriptors(worker), private_bytes(worker));
+            held = (descriptors(worker), anonymous_bytes(worker));
         }
     }
     let took = began.elapsed();
     eventually("no connection stays", || {
         (descriptors(worker) <= held.0).then_some(())
     });
-    let more = private_bytes(worker).saturating_sub(held.1);
+    let more = anonymous_bytes(worker).saturating_sub(held.1);
     assert!(more < MORE, "{more} bytes more after {count} handshakes");
     assert_eq!(platform.workers(), [worker]);
     let report = load.stop().is_clean();

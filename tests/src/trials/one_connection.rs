@@ -1,6 +1,6 @@
 //! A client that never closes its connection: it may ask as often as it likes, and costs no more each time.
 
-use crate::{Platform, guest, private_bytes};
+use crate::{Platform, anonymous_bytes, guest};
 
 /// How many requests `one_connection` makes in full.
 pub const REQUESTS: u32 = 1_000_000;
@@ -33,10 +33,10 @@ pub fn ask_often(platform: &Platform, count: u32) -> u64 {
             assert_eq!(reply.text(), "Hello, Midge!\n");
         }
         if turn == 20 {
-            held = private_bytes(worker);
+            held = anonymous_bytes(worker);
         }
     }
-    let more = private_bytes(worker).saturating_sub(held);
+    let more = anonymous_bytes(worker).saturating_sub(held);
     assert!(more < MORE, "{more} bytes more after {count} requests");
     more
 }

@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 
 use super::Chance;
 use crate::platform::manifest_of;
-use crate::{Platform, guest, private_bytes, raise_descriptors, variant};
+use crate::{Platform, anonymous_bytes, guest, raise_descriptors, variant};
 
 /// How many requests `parked` has asleep at once in full; an app has ten of them.
 pub const PARKED: u32 = 10_000;
@@ -49,7 +49,7 @@ pub fn parked(count: u32, seed: u64) -> String {
     }
     chance.shuffle(&mut hosts);
     let workers = platform.workers();
-    let memory = || workers.iter().map(|id| private_bytes(*id)).sum::<u64>();
+    let memory = || workers.iter().map(|id| anonymous_bytes(*id)).sum::<u64>();
     let before = memory();
 
     // They all wake at one time, which leaves enough for the last of them to fall asleep.

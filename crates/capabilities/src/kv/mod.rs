@@ -45,9 +45,6 @@ pub trait Keeper: KeyValue {
     /// The stores of an app that hold anything.
     async fn stores_of(&self, app: &AppId) -> Result<Vec<(StoreName, StoreUsage)>, KvError>;
 
-    /// The apps whose stores hold anything, in no order.
-    async fn apps(&self) -> Result<Vec<AppId>, KvError>;
-
     /// Writes all that the stores hold now to `file`, as a file of its own that can be opened in their place. Blocks.
     fn copy_to(&self, file: &mut File) -> Result<(), KvError>;
 

@@ -16,7 +16,7 @@ use model::{
 use tokio::sync::oneshot;
 
 use super::apply::{Applier, Refused};
-use super::{Clock, Reader, Table, elsewhere, open, record};
+use super::{Clock, Reader, Table, open, record};
 use crate::kv::{Keeper, KeyValue, check_changes};
 
 /// How often values whose time is over are cleared away.
@@ -57,7 +57,7 @@ enum Job {
     },
     Forget {
         app: AppId,
-        done: oneshot::Sender<Result<(), KvError>>,
+        done: Forgotten,
     },
 }
 
@@ -159,14 +159,6 @@ impl Keeper for Stores {
         Ok(stores.into_iter().map(named).collect())
     }
 
-    async fn apps(&self) -> Result<Vec<AppId>, KvError> {
-        let reader = self.reader.clone();
-        let stores = elsewhere(move || reader.stores(&[record::USAGE])).await?;
-        let mut apps: Vec<_> = stores.into_iter().map(|(id, _)| id.app).collect();
-        apps.dedup();
-        Ok(apps)
-    }
-
     fn copy_to(&self, file: &mut File) -> Result<(), KvError> {
         let copied = self
             .reader
@@ -213,8 +205,11 @@ struct Writer {
     clock: Clock,
     failure: Arc<OnceLock<String>>,
     /// Who waits for an app to be forgotten, by how its keys begin.
-    forgetting: Vec<(Vec<u8>, oneshot::Sender<Result<(), KvError>>)>,
+    forgetting: Vec<(Vec<u8>, Forgotten)>,
 }
+
+/// Where it is told that an app is forgotten.
+type Forgotten = oneshot::Sender<Result<(), KvError>>;
 
 /// What is made of a job once its transaction is committed.
 type Outcomes = Vec<Result<Vec<KvDone>, KvError>>;
@@ -316,10 +311,7 @@ impl Writer {
     }
 
     /// Clears away values that are over and stores of apps that are gone, some at a time.
-    fn clear(
-        &mut self,
-        doomed: Vec<(AppId, oneshot::Sender<Result<(), KvError>>)>,
-    ) -> Result<bool, heed::Error> {
+    fn clear(&mut self, doomed: Vec<(AppId, Forgotten)>) -> Result<bool, heed::Error> {
         let applier = self.applier();
         let most = limits::KV_EXPIRED.default;
         let cleared = self.in_one(|txn| {

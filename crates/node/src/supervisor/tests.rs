@@ -5,6 +5,7 @@ use std::os::fd::{BorrowedFd, FromRawFd};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use capabilities::kv::embedded::StoresError;
 use distribution::embedded::Embedded;
 use distribution::{NodeReport, Publication};
 use model::{Catalog, Change, Signed};
@@ -32,6 +33,17 @@ fn the_process_of_a_worker() {
         std::process::exit(i32::from(
             crate::worker(control) != std::process::ExitCode::SUCCESS,
         ));
+    }
+}
+
+/// The stores in a folder, once whoever had them open has let go of them.
+fn keep(folder: &Path) -> Stores {
+    loop {
+        match Stores::open(folder, Size::mib(1), Arc::new(|| 0)) {
+            Ok(stores) => return stores,
+            Err(StoresError::InUse) => std::thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
     }
 }
 
@@ -66,7 +78,7 @@ impl Trial {
         let told = notices.clone();
         let key = example::key(7).public();
         let stores = folder.join("stores");
-        let kept = Stores::open(&stores, Size::mib(1), Arc::new(|| 0)).unwrap();
+        let kept = keep(&stores);
         let settings = NodeSettings {
             stores: (kept, stores),
             name: "here".into(),

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use capabilities::kv::embedded::{self, Clock, StoresError};
 use model::pipe::{Ending, ToSupervisor, ToWorker, WorkerMetrics, WorkerSettings};
 use model::{
     AppLimits, Change, Digest, Entry, Granted, GuestKind, LogRecord, LogStream, Millis, Outcome,
@@ -24,10 +25,25 @@ struct Supervised {
     address: SocketAddr,
     /// A supervisor keeps its sockets open.
     _socket: std::net::TcpListener,
+    /// Where its stores lie, and their keeper's end of the way to them.
+    _stores: (tempfile::TempDir, OwnedFd),
     thread: JoinHandle<ExitCode>,
     generation: u64,
     logs: Vec<LogRecord>,
     metrics: WorkerMetrics,
+}
+
+/// A folder with stores that hold nothing, which nobody has open.
+fn stores() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = || -> Clock { Arc::new(|| 0) };
+    drop(embedded::Stores::open(folder.path(), Size::mib(1), clock()).unwrap());
+    // Their writer lets go of them in a moment.
+    while let Err(error) = embedded::Reader::open(folder.path(), clock()) {
+        assert!(matches!(error, StoresError::InUse), "{error}");
+        std::thread::yield_now();
+    }
+    folder
 }
 
 impl Supervised {
@@ -52,11 +68,16 @@ impl Supervised {
         };
         let start = ToWorker::Start(settings);
         writer.send(&start, &[socket.as_fd()]).await.unwrap();
+        let stores = stores();
+        let (kept, lent) = pipe::pair().unwrap();
+        let message = ToWorker::Stores(stores.path().to_string_lossy().into_owned());
+        writer.send(&message, &[lent.as_fd()]).await.unwrap();
         let mut supervised = Self {
             reader,
             writer,
             address: socket.local_addr().unwrap(),
             _socket: socket,
+            _stores: (stores, kept),
             thread: std::thread::spawn(move || super::worker(theirs)),
             generation: 0,
             logs: Vec::new(),

@@ -211,8 +211,8 @@ fn an_unknown_import_is_refused_by_its_name() {
     let import = |name: &str| handler(&format!(r#"(import "{name}" (instance))"#));
     check(&import("acme:shop/stock@1.0.0"), "`acme:shop/stock@1.0.0`");
     check(
-        &import("fermyon:spin/key-value@2.0.0"),
-        "`fermyon:spin/key-value@2.0.0`",
+        &import("fermyon:spin/redis@2.0.0"),
+        "`fermyon:spin/redis@2.0.0`",
     );
     check(&import("wasi:config/store@0.2.0-rc.2"), "0.2.0-rc.1");
     check(

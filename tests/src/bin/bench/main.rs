@@ -5,6 +5,7 @@ mod cold;
 mod fairness;
 mod generator;
 mod http2;
+mod kv;
 mod request;
 mod row;
 mod servers;
@@ -18,7 +19,7 @@ use row::Row;
 
 type Bench = (&'static str, fn() -> Vec<Row>);
 
-const BENCHES: [Bench; 7] = [
+const BENCHES: [Bench; 8] = [
     ("request", request::measure),
     ("http2", http2::measure),
     ("tls", tls::measure),
@@ -26,6 +27,7 @@ const BENCHES: [Bench; 7] = [
     ("cold", cold::measure),
     ("apps", apps::measure),
     ("fairness", fairness::measure),
+    ("kv", kv::measure),
 ];
 
 fn main() -> ExitCode {

@@ -297,7 +297,7 @@ async fn a_backup_restores_everything_into_an_empty_folder() {
     let next = tempfile::tempdir().unwrap();
     let data = next.path().join("data");
     let manifest = crate::restore(&archive.body[..], &data).unwrap();
-    assert_eq!(manifest.files.len(), 6);
+    assert_eq!(manifest.files.len(), 7);
     std::fs::copy(
         folder.path().join("admin.token"),
         next.path().join("admin.token"),
@@ -395,15 +395,15 @@ async fn a_damaged_backup_restores_nothing() {
     changed[upload] ^= 1;
     check(&changed, "digest");
     check(&archive[..upload - 600], "damaged");
-    let newer = String::from_utf8_lossy(&archive[..600]).contains("{\"format\":2,");
+    let newer = String::from_utf8_lossy(&archive[..600]).contains("{\"format\":3,");
     assert!(newer);
     let place = archive
         .windows(11)
-        .position(|w| w == b"\"format\":2,")
+        .position(|w| w == b"\"format\":3,")
         .unwrap();
     let mut newer = archive.clone();
     newer[place + 9] = b'9';
-    check(&newer, "format 9; this midge knows format 2");
+    check(&newer, "format 9; this midge knows format 3");
 
     let mut extra = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();

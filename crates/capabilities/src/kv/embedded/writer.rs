@@ -68,6 +68,7 @@ impl Stores {
         let env = open(folder, EnvFlags::empty())?;
         env.clear_stale_readers()?;
         let table = prepare(&env)?;
+        sync_names(folder)?;
         let failure = Arc::new(OnceLock::new());
         let (jobs, waiting) = sync_channel(limits::KV_QUEUE.default as usize);
         let writer = Writer {
@@ -196,6 +197,15 @@ fn prepare(env: &Env) -> Result<Table, StoresError> {
     }
     txn.commit()?;
     Ok(table)
+}
+
+/// Makes sure that the files' names survive a loss of power as their content does: the engine flushes that alone.
+fn sync_names(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()?;
+    let parent = folder
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 struct Writer {

@@ -129,8 +129,9 @@ async fn begin_anew<'a>(
         return Ok(None);
     }
     let guard = platform.creating.lock().await;
-    if is_new().await? {
-        platform.settings.kv.forget(id).await?;
+    let kv = &platform.settings.kv;
+    if is_new().await? && !kv.stores_of(id).await?.is_empty() {
+        kv.forget(id).await?;
     }
     Ok(Some(guard))
 }

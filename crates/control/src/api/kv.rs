@@ -7,9 +7,8 @@ use axum::extract::{Request, State};
 use axum::response::Response;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode, Uri};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use model::api::{KvItem, KvStoreSummary, Verb};
-use model::{AppId, Expect, KeyPage, KvChange, KvDone, KvError, Millis, Size, StoreId, limits};
+use model::{AppId, Expect, KeyPage, KvChange, KvDone, KvError, Millis, StoreId, limits};
 use serde::Deserialize;
 
 use super::problem::Refused;
@@ -114,7 +113,7 @@ pub(super) async fn set(
     request::check_media(request.headers(), &["application/octet-stream"])?;
     let limit = limits::KV_VALUE.default;
     request::check_length(request.headers(), limit)?;
-    let value = value(request.into_body(), limit).await?;
+    let value = request::read_within(request.into_body(), limit).await?;
     let bytes = value.len() as u64;
     let expires_ms = ttl.map(|ttl| platform.now().saturating_add(ttl.0));
     let expect = match revision {
@@ -124,7 +123,7 @@ pub(super) async fn set(
     };
     let change = KvChange::Set {
         key: key.clone(),
-        value: value.into(),
+        value,
         expires_ms,
         expect,
     };
@@ -191,16 +190,6 @@ async fn store(
 fn nothing(key: &str) -> Refused {
     let detail = format!("the store holds nothing under `{}`", key.escape_debug());
     Refused::new(404, "key-not-found", "the key holds nothing", detail)
-}
-
-async fn value(body: Body, limit: Size) -> Result<Vec<u8>, Refused> {
-    let whole = Limited::new(body, limit.as_usize()).collect();
-    match tokio::time::timeout(limits::BODY_WAIT.default.duration(), whole).await {
-        Ok(Ok(whole)) => Ok(whole.to_bytes().into()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(request::too_large(limit, limit)),
-        Ok(Err(error)) => Err(request::broken_off(error)),
-        Err(_) => Err(request::broken_off("it took too long")),
-    }
 }
 
 impl From<KvError> for Refused {

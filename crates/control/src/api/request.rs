@@ -146,7 +146,11 @@ pub(crate) fn broken_off(why: impl Display) -> Refused {
 
 /// A whole body of the size that API requests may have.
 pub(crate) async fn read(body: Body) -> Result<Bytes, Refused> {
-    let limit = limits::API_BODY.default;
+    read_within(body, limits::API_BODY.default).await
+}
+
+/// A whole body of at most `limit`.
+pub(crate) async fn read_within(body: Body, limit: Size) -> Result<Bytes, Refused> {
     let mut body = http_body_util::Limited::new(body, limit.as_usize());
     let whole = async {
         let mut bytes = Vec::new();

@@ -83,6 +83,16 @@ pub(super) async fn delete(
     Ok(Json(rollout::delete(&platform, &caller, id).await?))
 }
 
+/// Whether there is such an app.
+pub(super) async fn check(platform: &Platform, id: &AppId) -> Result<(), Refused> {
+    let asked = id.clone();
+    let found = platform.records.read(move |c| apps::find(c, &asked));
+    match found.await? {
+        Some(_) => Ok(()),
+        None => Err(DeployError::NoApp(id.clone()).into()),
+    }
+}
+
 fn summary(
     platform: &Platform,
     app: App,

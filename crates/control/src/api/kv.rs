@@ -11,12 +11,11 @@ use model::api::{KvItem, KvStoreSummary, Verb};
 use model::{AppId, Expect, KeyPage, KvChange, KvDone, KvError, Millis, StoreId, limits};
 use serde::Deserialize;
 
+use super::apps;
 use super::problem::Refused;
 use super::request::{self, Place, query};
 use crate::auth::{Caller, Reach};
 use crate::control::Platform;
-use crate::deploy::DeployError;
-use crate::records::apps;
 
 type Control = State<Arc<Platform>>;
 
@@ -165,15 +164,8 @@ async fn app(
 ) -> Result<AppId, Refused> {
     let id = place.app()?;
     caller.check(verb, Reach::App(&id))?;
-    let asked = id.clone();
-    let found = platform
-        .records
-        .read(move |c| apps::find(c, &asked))
-        .await?;
-    match found {
-        Some(_) => Ok(id),
-        None => Err(DeployError::NoApp(id).into()),
-    }
+    apps::check(platform, &id).await?;
+    Ok(id)
 }
 
 async fn store(

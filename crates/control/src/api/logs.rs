@@ -17,12 +17,11 @@ use serde::Deserialize;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::Instant;
 
+use super::apps;
 use super::problem::Refused;
 use super::request::{self, Place};
 use crate::auth::{Caller, Reach};
 use crate::control::Platform;
-use crate::deploy::DeployError;
-use crate::records::apps;
 use crate::tokens;
 
 /// How often a follower's token is looked at again.
@@ -62,12 +61,7 @@ pub(super) async fn tail(
     caller.check(Verb::Read, Reach::App(&id))?;
     let wanted: Wanted = request::query(&uri)?;
     let filter = Filter::new(wanted.stream, wanted.status, wanted.since, platform.now())?;
-    let asked = id.clone();
-    let app = platform
-        .records
-        .read(move |c| apps::find(c, &asked))
-        .await?;
-    app.ok_or_else(|| DeployError::NoApp(id.clone()))?;
+    apps::check(&platform, &id).await?;
 
     let LogTail { recent, live } = platform.distribution.logs(&id);
     let mut lines: VecDeque<Bytes> = recent

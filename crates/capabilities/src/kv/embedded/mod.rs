@@ -34,6 +34,12 @@ pub struct Reader {
     clock: Clock,
 }
 
+/// What comes of a read here and now.
+enum Read {
+    Item(Option<Item>),
+    Larger,
+}
+
 impl Reader {
     /// Opens what [`Stores::open`] of another process keeps in `folder`, for reading alone. Its lock file is written to:
     /// that is how the writer knows what is still being read.
@@ -47,27 +53,22 @@ impl Reader {
         Ok(Self { env, table, clock })
     }
 
-    /// The item, if it is small enough to be read here and now; `Err` with its length if not.
-    fn read(
-        &self,
-        store: &StoreId,
-        key: &str,
-        most: Size,
-    ) -> Result<Result<Option<Item>, usize>, KvError> {
+    /// What the key holds, unless that has more bytes than may be read here and now.
+    fn read(&self, store: &StoreId, key: &str, most: Size) -> Result<Read, KvError> {
         check_key(key)?;
         let key = record::store_key(record::DATA, store, key);
         let txn = self.env.read_txn().map_err(failed)?;
         let Some(bytes) = self.table.get(&txn, &key).map_err(failed)? else {
-            return Ok(Ok(None));
+            return Ok(Read::Item(None));
         };
         if bytes.len() as u64 > most.bytes() {
-            return Ok(Err(bytes.len()));
+            return Ok(Read::Larger);
         }
         let record = Record::read(&key, bytes).ok_or_else(damaged)?;
         if record.is_over((self.clock)()) {
-            return Ok(Ok(None));
+            return Ok(Read::Item(None));
         }
-        Ok(Ok(Some(Item {
+        Ok(Read::Item(Some(Item {
             value: Bytes::copy_from_slice(record.value),
             revision: record.revision,
             expires_ms: (record.expires_ms != 0).then_some(record.expires_ms),
@@ -110,17 +111,6 @@ impl Reader {
         Ok(page)
     }
 
-    fn used(&self, store: &StoreId) -> Result<StoreUsage, KvError> {
-        let txn = self.env.read_txn().map_err(failed)?;
-        usage(
-            &txn,
-            self.table,
-            &record::store_key(record::USAGE, store, ""),
-        )
-    }
-}
-
-impl Reader {
     /// Every store that holds anything whose key begins with `begin`.
     fn stores(&self, begin: &[u8]) -> Result<Vec<(StoreId, StoreUsage)>, KvError> {
         let txn = self.env.read_txn().map_err(failed)?;
@@ -137,14 +127,13 @@ impl Reader {
 /// What a reader answers; `change` is another's matter.
 impl Reader {
     pub async fn get(&self, store: &StoreId, key: &str) -> Result<Option<Item>, KvError> {
-        match self.read(store, key, limits::KV_HERE.default)? {
-            Ok(item) => Ok(item),
-            Err(_) => {
-                let (reader, store, key) = (self.clone(), store.clone(), key.to_owned());
-                elsewhere(move || reader.read(&store, &key, Size(u64::MAX)))
-                    .await?
-                    .map_err(|_| damaged())
-            }
+        if let Read::Item(item) = self.read(store, key, limits::KV_HERE.default)? {
+            return Ok(item);
+        }
+        let (reader, store, key) = (self.clone(), store.clone(), key.to_owned());
+        match elsewhere(move || reader.read(&store, &key, Size(u64::MAX))).await? {
+            Read::Item(item) => Ok(item),
+            Read::Larger => Err(damaged()),
         }
     }
 
@@ -169,7 +158,9 @@ impl Reader {
     }
 
     pub async fn usage(&self, store: &StoreId) -> Result<StoreUsage, KvError> {
-        self.used(store)
+        let key = record::store_key(record::USAGE, store, "");
+        let txn = self.env.read_txn().map_err(failed)?;
+        usage(&txn, self.table, &key)
     }
 }
 

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use clap::{Args, Subcommand};
 use model::api::{KvItem, KvStoreSummary};
 use model::{AppName, KeyPage, Millis, Size, StoreName, limits};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 
 use crate::args::{Form, Platform};
@@ -390,22 +391,19 @@ fn content(path: &Path) -> Result<Bytes, Failure> {
     Ok(bytes.into())
 }
 
-/// As part of a path or query: everything but letters, digits, `-`, `.`, `_` and `~` is percent-encoded.
+/// What stands in a path or query as it is: RFC 3986 §2.3.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// As part of a path or query.
 fn encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                encoded.push(char::from(byte));
-            }
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    // Alone, they would be taken for steps of the path.
-    match encoded.as_str() {
-        "." => "%2E".to_owned(),
-        ".." => "%2E%2E".to_owned(),
-        _ => encoded,
+    match text {
+        // Alone, they would be taken for steps of the path.
+        "." | ".." => text.replace('.', "%2E"),
+        _ => utf8_percent_encode(text, PLAIN).to_string(),
     }
 }
 

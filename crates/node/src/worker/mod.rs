@@ -132,7 +132,7 @@ async fn live(control: OwnedFd) -> Result<(), WorkerError> {
             mut descriptors,
         } => {
             let socket = descriptors.pop().ok_or(WorkerError::NotStarted("stores"))?;
-            let stores = Stores::open(Path::new(&folder), socket);
+            let stores = stores::open(Path::new(&folder), socket);
             stores.map_err(|error| doing("opening the node's stores")(io::Error::other(error)))?
         }
         _ => {

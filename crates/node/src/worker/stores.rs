@@ -1,25 +1,27 @@
 //! Key-value stores as a worker has them: reads in place, changes by way of its supervisor.
 
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use capabilities::kv::embedded::{Clock, Reader, StoresError};
-use capabilities::kv::{KeyValue, check_changes};
+use capabilities::kv::embedded::{Changes, Lent, Reader, StoresError};
 use model::pipe::{StoreAnswer, StoreAsk};
-use model::{AppId, Item, KeyPage, KvChange, KvDone, KvError, StoreId, StoreUsage, limits};
+use model::{AppId, KvChange, KvDone, KvError, StoreId, limits};
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::store_pipe;
 
 /// The stores of this worker's node. Cheap to clone.
+pub type Stores = Lent<Way>;
+
+/// The way to their keeper.
 #[derive(Clone)]
-pub struct Stores {
-    reader: Reader,
+pub struct Way {
     frames: mpsc::UnboundedSender<Vec<u8>>,
     /// Bytes that may be on their way to the supervisor.
     room: Arc<Semaphore>,
@@ -34,12 +36,15 @@ struct Asked {
     of_app: HashMap<AppId, u64>,
 }
 
-impl Stores {
-    /// Opens the stores in `folder` for reading, and speaks to their keeper over `socket`. Must be called within a
-    /// `tokio::task::LocalSet`.
-    pub fn open(folder: &Path, socket: OwnedFd) -> Result<Self, StoresError> {
-        let clock: Clock = Arc::new(now_ms);
-        let reader = Reader::open(folder, clock)?;
+/// Opens the stores in `folder` for reading, and speaks to their keeper over `socket`. Must be called within a
+/// `tokio::task::LocalSet`.
+pub fn open(folder: &Path, socket: OwnedFd) -> Result<Stores, StoresError> {
+    let reader = Reader::open(folder, Arc::new(now_ms))?;
+    Ok(Lent::new(reader, Way::over(socket)?))
+}
+
+impl Way {
+    fn over(socket: OwnedFd) -> io::Result<Self> {
         let socket = StdStream::from(socket);
         socket.set_nonblocking(true)?;
         let (mut from, mut to) = UnixStream::from_std(socket)?.into_split();
@@ -60,7 +65,6 @@ impl Stores {
             lock(&answered).waiting.clear();
         });
         Ok(Self {
-            reader,
             frames,
             room: Arc::new(Semaphore::new(limits::KV_SENDING.default.as_usize())),
             asked,
@@ -78,29 +82,25 @@ fn lock(asked: &Mutex<Asked>) -> MutexGuard<'_, Asked> {
 
 /// One change under way of an app's; counted for as long as it lives.
 struct Pending<'a> {
-    stores: &'a Stores,
+    way: &'a Way,
     app: &'a AppId,
     id: Option<u64>,
 }
 
 impl<'a> Pending<'a> {
-    fn begin(stores: &'a Stores, app: &'a AppId) -> Result<Self, KvError> {
-        let mut asked = stores.asked();
+    fn begin(way: &'a Way, app: &'a AppId) -> Result<Self, KvError> {
+        let mut asked = way.asked();
         let count = asked.of_app.entry(app.clone()).or_default();
         if *count >= limits::KV_PENDING.default {
             return Err(KvError::Busy);
         }
         *count += 1;
-        Ok(Self {
-            stores,
-            app,
-            id: None,
-        })
+        Ok(Self { way, app, id: None })
     }
 
     fn wait(&mut self) -> (u64, oneshot::Receiver<Result<Vec<KvDone>, KvError>>) {
         let (done, result) = oneshot::channel();
-        let mut asked = self.stores.asked();
+        let mut asked = self.way.asked();
         asked.last += 1;
         let id = asked.last;
         asked.waiting.insert(id, done);
@@ -111,7 +111,7 @@ impl<'a> Pending<'a> {
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        let mut asked = self.stores.asked();
+        let mut asked = self.way.asked();
         if let Some(id) = self.id {
             asked.waiting.remove(&id);
         }
@@ -125,35 +125,8 @@ impl Drop for Pending<'_> {
 }
 
 #[async_trait]
-impl KeyValue for Stores {
-    async fn get(&self, store: &StoreId, key: &str) -> Result<Option<Item>, KvError> {
-        self.reader.get(store, key).await
-    }
-
-    async fn exists(&self, store: &StoreId, key: &str) -> Result<bool, KvError> {
-        self.reader.exists(store, key).await
-    }
-
-    async fn list(
-        &self,
-        store: &StoreId,
-        prefix: &str,
-        after: Option<&str>,
-        most: u64,
-    ) -> Result<KeyPage, KvError> {
-        self.reader.list(store, prefix, after, most).await
-    }
-
-    async fn usage(&self, store: &StoreId) -> Result<StoreUsage, KvError> {
-        self.reader.usage(store).await
-    }
-
-    async fn change(
-        &self,
-        store: &StoreId,
-        changes: Vec<KvChange>,
-    ) -> Result<Vec<KvDone>, KvError> {
-        check_changes(&changes)?;
+impl Changes for Way {
+    async fn make(&self, store: &StoreId, changes: Vec<KvChange>) -> Result<Vec<KvDone>, KvError> {
         let mut pending = Pending::begin(self, &store.app)?;
         let bytes: usize = changes.iter().map(KvChange::bytes).sum();
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);

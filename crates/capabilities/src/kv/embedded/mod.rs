@@ -11,14 +11,15 @@ use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use heed::types::Bytes as Raw;
 use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions, RoTxn};
-use model::{Item, KeyPage, KvError, Size, StoreId, StoreUsage, limits};
+use model::{Item, KeyPage, KvChange, KvDone, KvError, Size, StoreId, StoreUsage, limits};
 
-use super::check_key;
+use super::{KeyValue, check_changes, check_key};
 use record::Record;
-pub use writer::{Stores, StoresError};
+pub use writer::{Jobs, Stores, StoresError};
 
 /// The time, in milliseconds since 1970-01-01T00:00:00Z.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -111,6 +112,20 @@ impl Reader {
         Ok(page)
     }
 
+    fn holds(&self, store: &StoreId, key: &str) -> Result<bool, KvError> {
+        check_key(key)?;
+        let key = record::store_key(record::DATA, store, key);
+        let txn = self.env.read_txn().map_err(failed)?;
+        let found = self.table.get(&txn, &key).map_err(failed)?;
+        Ok(found.is_some_and(|bytes| !Record::is_over_at(bytes, (self.clock)())))
+    }
+
+    fn used(&self, store: &StoreId) -> Result<StoreUsage, KvError> {
+        let key = record::store_key(record::USAGE, store, "");
+        let txn = self.env.read_txn().map_err(failed)?;
+        usage(&txn, self.table, &key)
+    }
+
     /// Every store that holds anything whose key begins with `begin`.
     fn stores(&self, begin: &[u8]) -> Result<Vec<(StoreId, StoreUsage)>, KvError> {
         let txn = self.env.read_txn().map_err(failed)?;
@@ -124,43 +139,66 @@ impl Reader {
     }
 }
 
-/// What a reader answers; `change` is another's matter.
-impl Reader {
-    pub async fn get(&self, store: &StoreId, key: &str) -> Result<Option<Item>, KvError> {
-        if let Read::Item(item) = self.read(store, key, limits::KV_HERE.default)? {
+/// Where changes of stores go to be made.
+#[async_trait]
+pub trait Changes: Send + Sync + 'static {
+    /// As [`KeyValue::change`], of changes that are within bounds.
+    async fn make(&self, store: &StoreId, changes: Vec<KvChange>) -> Result<Vec<KvDone>, KvError>;
+}
+
+/// Stores that are read in place and changed by way of `C`.
+#[derive(Clone)]
+pub struct Lent<C> {
+    reader: Reader,
+    changes: C,
+}
+
+impl<C> Lent<C> {
+    pub fn new(reader: Reader, changes: C) -> Self {
+        Self { reader, changes }
+    }
+}
+
+#[async_trait]
+impl<C: Changes> KeyValue for Lent<C> {
+    async fn get(&self, store: &StoreId, key: &str) -> Result<Option<Item>, KvError> {
+        if let Read::Item(item) = self.reader.read(store, key, limits::KV_HERE.default)? {
             return Ok(item);
         }
-        let (reader, store, key) = (self.clone(), store.clone(), key.to_owned());
+        let (reader, store, key) = (self.reader.clone(), store.clone(), key.to_owned());
         match elsewhere(move || reader.read(&store, &key, Size(u64::MAX))).await? {
             Read::Item(item) => Ok(item),
             Read::Larger => Err(damaged()),
         }
     }
 
-    pub async fn exists(&self, store: &StoreId, key: &str) -> Result<bool, KvError> {
-        check_key(key)?;
-        let key = record::store_key(record::DATA, store, key);
-        let txn = self.env.read_txn().map_err(failed)?;
-        let found = self.table.get(&txn, &key).map_err(failed)?;
-        Ok(found.is_some_and(|bytes| !Record::is_over_at(bytes, (self.clock)())))
+    async fn exists(&self, store: &StoreId, key: &str) -> Result<bool, KvError> {
+        self.reader.holds(store, key)
     }
 
-    pub async fn list(
+    async fn list(
         &self,
         store: &StoreId,
         prefix: &str,
         after: Option<&str>,
         most: u64,
     ) -> Result<KeyPage, KvError> {
-        let (reader, store, prefix) = (self.clone(), store.clone(), prefix.to_owned());
+        let (reader, store, prefix) = (self.reader.clone(), store.clone(), prefix.to_owned());
         let after = after.map(str::to_owned);
         elsewhere(move || reader.keys(&store, &prefix, after.as_deref(), most)).await
     }
 
-    pub async fn usage(&self, store: &StoreId) -> Result<StoreUsage, KvError> {
-        let key = record::store_key(record::USAGE, store, "");
-        let txn = self.env.read_txn().map_err(failed)?;
-        usage(&txn, self.table, &key)
+    async fn usage(&self, store: &StoreId) -> Result<StoreUsage, KvError> {
+        self.reader.used(store)
+    }
+
+    async fn change(
+        &self,
+        store: &StoreId,
+        changes: Vec<KvChange>,
+    ) -> Result<Vec<KvDone>, KvError> {
+        check_changes(&changes)?;
+        self.changes.make(store, changes).await
     }
 }
 

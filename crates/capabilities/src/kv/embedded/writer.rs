@@ -10,14 +10,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use heed::types::Bytes as Raw;
 use heed::{CommitOrAbort, CompactionOption, Env, EnvFlags, MdbError, RwTxn};
-use model::{
-    AppId, Item, KeyPage, KvChange, KvDone, KvError, Size, StoreId, StoreName, StoreUsage, limits,
-};
+use model::{AppId, KvChange, KvDone, KvError, Size, StoreId, StoreName, StoreUsage, limits};
 use tokio::sync::oneshot;
 
 use super::apply::{Applier, Refused};
-use super::{Clock, Reader, Table, open, record};
-use crate::kv::{Keeper, KeyValue, check_changes};
+use super::{Changes, Clock, Lent, Reader, Table, open, record};
+use crate::kv::Keeper;
 
 /// How often values whose time is over are cleared away.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -39,11 +37,13 @@ pub enum StoresError {
     Damaged(KvError),
 }
 
-/// The stores of a node, for the process that keeps them: reads like everyone, and writes. Cheap to clone; the writer
-/// ends with the last clone, after everything that was handed to it.
+/// The stores of a node, for the process that keeps them. Cheap to clone; their writer ends with the last clone, after
+/// everything that was handed to it.
+pub type Stores = Lent<Jobs>;
+
+/// The way to the writer.
 #[derive(Clone)]
-pub struct Stores {
-    pub(super) reader: Reader,
+pub struct Jobs {
     jobs: SyncSender<Job>,
     /// Why nothing is written any longer, if so.
     failure: Arc<OnceLock<String>>,
@@ -61,7 +61,7 @@ enum Job {
     },
 }
 
-impl Stores {
+impl Lent<Jobs> {
     /// Opens the stores in `folder`, or makes them; each may hold `limit`.
     pub fn open(folder: &Path, limit: Size, clock: Clock) -> Result<Self, StoresError> {
         std::fs::create_dir_all(folder)?;
@@ -82,18 +82,17 @@ impl Stores {
         std::thread::Builder::new()
             .name("stores".to_owned())
             .spawn(move || writer.run(&waiting))?;
-        Ok(Self {
-            reader: Reader { env, table, clock },
-            jobs,
-            failure,
-        })
+        let reader = Reader { env, table, clock };
+        Ok(Self::new(reader, Jobs { jobs, failure }))
     }
 
     /// Lets go of what processes that are gone were reading; else what they read would be kept for them for ever.
     pub fn clear_stale_readers(&self) -> Result<usize, StoresError> {
         Ok(self.reader.env.clear_stale_readers()?)
     }
+}
 
+impl Jobs {
     async fn ask<T>(
         &self,
         job: impl FnOnce(oneshot::Sender<Result<T, KvError>>) -> Job,
@@ -113,35 +112,8 @@ impl Stores {
 }
 
 #[async_trait]
-impl KeyValue for Stores {
-    async fn get(&self, store: &StoreId, key: &str) -> Result<Option<Item>, KvError> {
-        self.reader.get(store, key).await
-    }
-
-    async fn exists(&self, store: &StoreId, key: &str) -> Result<bool, KvError> {
-        self.reader.exists(store, key).await
-    }
-
-    async fn list(
-        &self,
-        store: &StoreId,
-        prefix: &str,
-        after: Option<&str>,
-        most: u64,
-    ) -> Result<KeyPage, KvError> {
-        self.reader.list(store, prefix, after, most).await
-    }
-
-    async fn usage(&self, store: &StoreId) -> Result<StoreUsage, KvError> {
-        self.reader.usage(store).await
-    }
-
-    async fn change(
-        &self,
-        store: &StoreId,
-        changes: Vec<KvChange>,
-    ) -> Result<Vec<KvDone>, KvError> {
-        check_changes(&changes)?;
+impl Changes for Jobs {
+    async fn make(&self, store: &StoreId, changes: Vec<KvChange>) -> Result<Vec<KvDone>, KvError> {
         let store = store.clone();
         self.ask(|done| Job::Change {
             store,
@@ -170,7 +142,7 @@ impl Keeper for Stores {
 
     async fn forget(&self, app: &AppId) -> Result<(), KvError> {
         let app = app.clone();
-        self.ask(|done| Job::Forget { app, done }).await
+        self.changes.ask(|done| Job::Forget { app, done }).await
     }
 }
 

@@ -43,21 +43,7 @@ impl guests::kv::Store for Bucket {
         Store::open(name).map(Self).map_err(told)
     }
 
-    fn get(&self, key: &str) -> Result<Option<Vec<u8>>, String> {
-        self.0.get(key).map_err(told)
-    }
-
-    fn set(&self, key: &str, value: &[u8]) -> Result<(), String> {
-        self.0.set(key, value).map_err(told)
-    }
-
-    fn delete(&self, key: &str) -> Result<(), String> {
-        self.0.delete(key).map_err(told)
-    }
-
-    fn exists(&self, key: &str) -> Result<bool, String> {
-        self.0.exists(key).map_err(told)
-    }
+    guests::one_by_one!();
 
     fn list(&self) -> Result<Vec<String>, String> {
         self.0.get_keys().map_err(told)

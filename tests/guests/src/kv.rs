@@ -36,6 +36,28 @@ pub trait Store: Sized {
     }
 }
 
+/// What every interface does alike: calls on the handle that a [`Store`] wraps, whose errors `told` puts into words.
+#[macro_export]
+macro_rules! one_by_one {
+    () => {
+        fn get(&self, key: &str) -> Result<Option<Vec<u8>>, String> {
+            self.0.get(key).map_err(told)
+        }
+
+        fn set(&self, key: &str, value: &[u8]) -> Result<(), String> {
+            self.0.set(key, value).map_err(told)
+        }
+
+        fn delete(&self, key: &str) -> Result<(), String> {
+            self.0.delete(key).map_err(told)
+        }
+
+        fn exists(&self, key: &str) -> Result<bool, String> {
+            self.0.exists(key).map_err(told)
+        }
+    };
+}
+
 /// `/OPERATION/STORE[/NUMBER]?KEY`, the key percent-encoded, the value as the body.
 pub fn handle<S: Store>(request: IncomingRequest, out: ResponseOutparam) {
     let parts = segments(&request);

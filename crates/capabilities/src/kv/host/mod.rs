@@ -108,6 +108,17 @@ enum Refused {
     Text(String),
 }
 
+impl Refused {
+    /// Why, in words; none where no grant covers it, for which every version has a case of its own.
+    fn words(self) -> Option<String> {
+        match self {
+            Self::NotGranted => None,
+            Self::Error(error) => Some(error.to_string()),
+            Self::Text(text) => Some(text),
+        }
+    }
+}
+
 impl From<KvError> for Refused {
     fn from(error: KvError) -> Self {
         Self::Error(error)

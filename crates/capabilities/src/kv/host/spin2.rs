@@ -23,11 +23,7 @@ type Answer<R> = wasmtime::Result<Result<R, Error>>;
 
 impl From<Refused> for Error {
     fn from(refused: Refused) -> Self {
-        match refused {
-            Refused::NotGranted => Self::AccessDenied,
-            Refused::Error(error) => Self::Other(error.to_string()),
-            Refused::Text(text) => Self::Other(text),
-        }
+        refused.words().map_or(Self::AccessDenied, Self::Other)
     }
 }
 

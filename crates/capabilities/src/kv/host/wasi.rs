@@ -57,11 +57,7 @@ macro_rules! serve {
     ($version:ident, $cursor:ty) => {
         impl From<Refused> for $version::wasi::keyvalue::store::Error {
             fn from(refused: Refused) -> Self {
-                match refused {
-                    Refused::NotGranted => Self::AccessDenied,
-                    Refused::Error(error) => Self::Other(error.to_string()),
-                    Refused::Text(text) => Self::Other(text),
-                }
+                refused.words().map_or(Self::AccessDenied, Self::Other)
             }
         }
 

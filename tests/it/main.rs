@@ -1,5 +1,6 @@
 //! The whole platform, through its front doors: what the README promises, as sentences.
 
+mod addresses;
 mod bodies;
 mod certificates;
 mod command_line;
@@ -25,6 +26,7 @@ mod lifetimes;
 mod limits;
 mod machine;
 mod operator;
+mod outbound;
 mod parked;
 mod proxied;
 mod quarantine;

@@ -11,6 +11,8 @@ pub mod disk;
 mod guest;
 pub mod http2;
 pub mod load;
+pub mod names;
+pub mod origin;
 pub mod platform;
 mod process;
 mod pty;

@@ -15,7 +15,8 @@ use rcgen::{
 };
 use rustls::client::Resumption;
 use rustls::crypto::ring;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{
     ClientConfig, ClientConnection, HandshakeKind, RootCertStore, SupportedProtocolVersion,
 };
@@ -66,6 +67,11 @@ impl Authority {
             between: between.expect("a certificate can be made"),
             root,
         }
+    }
+
+    /// What a client must trust, as PEM.
+    pub fn root(&self) -> String {
+        self.root.pem()
     }
 
     /// A certificate for these hosts and addresses.
@@ -137,6 +143,28 @@ impl Default for Authority {
 
 fn key(kind: &'static SignatureAlgorithm) -> KeyPair {
     KeyPair::generate_for(kind).expect("a key can be made")
+}
+
+/// How a server shows a certificate that speaks these protocols.
+pub fn server_config(certificate: &Certificate, protocols: &[&str]) -> rustls::ServerConfig {
+    let chain = CertificateDer::pem_slice_iter(certificate.chain.as_bytes());
+    let chain: Result<Vec<_>, _> = chain.collect();
+    let key = PrivateKeyDer::from_pem_slice(certificate.key.as_bytes());
+    let provider = Arc::new(ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider has what they need")
+        .with_no_client_auth()
+        .with_single_cert(
+            chain.expect("it was made here"),
+            key.expect("it was made here"),
+        );
+    let mut config = config.expect("they belong together");
+    config.alpn_protocols = protocols
+        .iter()
+        .map(|name| name.as_bytes().to_vec())
+        .collect();
+    config
 }
 
 /// The settings of a platform that shows these certificates, which lie in files of these names: `NAME.pem`, `NAME.key`.

@@ -3,9 +3,13 @@
 
 use std::time::Instant;
 
+use model::trace::{SpanId, TraceParent};
+
 /// Hears of calls.
 pub trait CallSink: Send + Sync + 'static {
     fn called(&self, called: Called);
+    /// What a call that asks elsewhere tells whom it asks: a span of its own.
+    fn child(&self) -> Option<TraceParent>;
 }
 
 /// One call that is over.
@@ -15,6 +19,8 @@ pub struct Called {
     pub name: &'static str,
     pub from: Instant,
     pub to: Instant,
+    /// The span of [`CallSink::child`], for one that asked elsewhere.
+    pub span: Option<SpanId>,
 }
 
 /// Makes a call, and tells `sink` of it if there is one; without one not even the clock is read.
@@ -25,7 +31,12 @@ pub fn told<R>(sink: Option<&dyn CallSink>, name: &'static str, call: impl FnOnc
     let from = Instant::now();
     let result = call();
     let to = Instant::now();
-    sink.called(Called { name, from, to });
+    sink.called(Called {
+        name,
+        from,
+        to,
+        span: None,
+    });
     result
 }
 
@@ -40,6 +51,10 @@ mod tests {
     impl CallSink for Heard {
         fn called(&self, called: Called) {
             self.0.lock().unwrap().push(called);
+        }
+
+        fn child(&self) -> Option<TraceParent> {
+            None
         }
     }
 

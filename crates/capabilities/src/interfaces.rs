@@ -32,7 +32,8 @@ impl Grant {
     /// Whether `grants` hold anything of the kind.
     fn is_in(self, grants: &Grants) -> bool {
         match self {
-            Self::Http | Self::Tcp => false,
+            Self::Tcp => false,
+            Self::Http => !grants.http.is_empty(),
             Self::KeyValue => !grants.kv.is_empty(),
         }
     }

@@ -116,7 +116,7 @@ pub async fn supervisor(
     distribution: &Arc<dyn Distribution>,
     log: Log,
 ) -> Result<Supervisor, Failure> {
-    let settings = node_settings(settings, handed, control, log);
+    let settings = node_settings(settings, handed, control, log)?;
     let started = Supervisor::start(settings, distribution.clone()).await;
     started.map_err(|error| Failure::failed(error.to_string()))
 }
@@ -149,9 +149,14 @@ fn control_settings(
     }
 }
 
-fn node_settings(settings: &Settings, handed: Handed, control: &Control, log: Log) -> NodeSettings {
+fn node_settings(
+    settings: &Settings,
+    handed: Handed,
+    control: &Control,
+    log: Log,
+) -> Result<NodeSettings, Failure> {
     let keys = control.keys();
-    NodeSettings {
+    Ok(NodeSettings {
         name: machine_name(),
         data: settings.data.join("node"),
         listeners: handed.listeners,
@@ -164,6 +169,7 @@ fn node_settings(settings: &Settings, handed: Handed, control: &Control, log: Lo
         tenant_slots: settings.node.tenant_slots,
         resident: settings.node.resident_apps,
         connections: settings.node.connections,
+        egress: settings.egress.settings()?,
         trust_forwarded: settings.node.trust_forwarded,
         default_host: settings.node.default_host.clone(),
         proxy_protocol: settings.node.proxy_protocol,
@@ -175,7 +181,7 @@ fn node_settings(settings: &Settings, handed: Handed, control: &Control, log: Lo
         log_outputs: settings.telemetry.logs.clone(),
         otlp: settings.telemetry.otlp.clone(),
         notice: Arc::new(move |text: &str| log.warning(text)),
-    }
+    })
 }
 
 fn ourselves(command: &str) -> Vec<OsString> {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::limits;
 use crate::manifest::ManifestError;
 use crate::name::StoreName;
+use crate::{Destination, HttpGrant};
 
 /// What an app may touch.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +23,9 @@ pub struct Grants {
     /// Key-value stores, each the app's own.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub kv: BTreeSet<StoreName>,
+    /// Where its requests may go.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub http: BTreeSet<HttpGrant>,
 }
 
 impl Grants {
@@ -29,7 +33,13 @@ impl Grants {
         env: BTreeMap::new(),
         config: BTreeMap::new(),
         kv: BTreeSet::new(),
+        http: BTreeSet::new(),
     };
+
+    /// Whether requests may go there.
+    pub fn covers(&self, to: &Destination) -> bool {
+        self.http.iter().any(|grant| grant.covers(to))
+    }
 
     /// Whether every part is within bounds.
     pub(crate) fn check(&self) -> Result<(), ManifestError> {
@@ -40,6 +50,11 @@ impl Grants {
         let limit = limits::KV_STORES.default;
         if count > limit {
             return Err(ManifestError::TooManyStores { count, limit });
+        }
+        let count = self.http.len() as u64;
+        let limit = limits::HTTP_GRANTS.default;
+        if count > limit {
+            return Err(ManifestError::TooManyDestinations { count, limit });
         }
         Ok(())
     }

@@ -6,7 +6,7 @@
 //! | Version | [`Version`], [`VersionNumber`], [`Manifest`] |
 //! | Deployment | [`Deployment`], [`Revision`] |
 //! | Catalog | [`Catalog`], [`Delta`], [`Generation`] |
-//! | Route, Grant | [`Route`], [`Grants`] |
+//! | Route, Grant | [`Route`], [`Grants`], [`HttpGrant`] |
 //! | Artifact | [`Digest`], [`ArtifactKey`] |
 //! | Invocation | [`Outcome`], [`Usage`], [`Fault`] |
 //! | Limit | [`limits`] |
@@ -18,6 +18,7 @@ mod artifact;
 mod backup;
 mod catalog;
 mod deployment;
+mod destination;
 mod grant;
 mod kv;
 pub mod limits;
@@ -44,6 +45,9 @@ pub use artifact::{
 pub use backup::{BackupFile, BackupManifest};
 pub use catalog::{Catalog, CatalogError, CatalogHead, Change, Delta, Entry, Generation};
 pub use deployment::{Deployment, DeploymentCause, Revision};
+pub use destination::{
+    Destination, DestinationError, DestinationHost, HttpGrant, HttpGrantError, HttpScheme,
+};
 pub use grant::{Granted, Grants};
 pub use kv::{Expect, Item, KeyPage, KvChange, KvDone, KvError, KvRevision, StoreId, StoreUsage};
 pub use limits::AppLimits;

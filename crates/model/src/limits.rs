@@ -143,6 +143,24 @@ limits! {
     KV_EXPIRED: u64 = fixed("kv-expired", 1_000, "values that are cleared away together when their time is over");
     KV_READERS: u64 = fixed("kv-readers", 4_096, "reads of the node's stores under way at once, in all of its workers");
 
+    // Requests that guests send
+    HTTP_GRANTS: u64 = fixed("http-grants", 64, "destinations that one manifest grants");
+    SUBREQUESTS: u64 = fixed("subrequests", 32, "requests that one invocation may send");
+    SUBREQUESTS_AT_ONCE: u64 = fixed("subrequests-at-once", 6, "requests of one invocation that are under way at once, until the bodies of their replies are read or let go; more wait");
+    SUBREQUEST_CONNECT: Millis = fixed("subrequest-connect", Millis::secs(10), "how long a request of a guest's may take to be connected, its wait for others of the same invocation and the look-up of its name included; guests may ask for less");
+    SUBREQUEST_HEAD: Millis = fixed("subrequest-head", Millis::secs(30), "how long the head of the reply may take to come; guests may ask for less");
+    SUBREQUEST_BODY: Millis = fixed("subrequest-body", Millis::secs(30), "how long the next piece of the reply's body may take to come; guests may ask for less");
+    SUBREQUEST_REPLY: Size = fixed("subrequest-reply", Size::mib(100), "bytes of the body of a reply to a guest's request");
+    SUBREQUEST_LOOPS: u64 = fixed("subrequest-loops", 8, "how often a request may have gone through the platform: apps that call each other in a circle end there");
+    ADDRESSES: u64 = fixed("addresses", 64, "addresses that a name may have for a guest's request to be sent there; each is checked");
+    NAMES_KEPT: u64 = fixed("names-kept", 1_024, "names whose addresses one worker remembers, for as long as their records say");
+    NAME_KEPT: Millis = fixed("name-kept", Millis::secs(300), "the longest the addresses of a name are remembered, whatever its records say");
+    IDLE_CONNECTIONS: u64 = fixed("idle-connections", 512, "connections to elsewhere that one worker keeps for the next request");
+    IDLE_CONNECTIONS_TENANT: u64 = fixed("idle-connections-tenant", 64, "of those, the ones of one tenant");
+    IDLE_CONNECTION: Millis = fixed("idle-connection", Millis::secs(15), "how long such a connection is kept; shorter than most servers do, so that few are closed under a request");
+    EGRESS_NETWORKS: u64 = fixed("egress-networks", 256, "networks that an operator allows or denies to guests' requests");
+    EGRESS_ROOTS: Size = fixed("egress-roots", Size::mib(1), "bytes of the certificates that an operator trusts besides");
+
     // Connections and requests
     CONNECTIONS: u64 = Limit { name: "node.connections", default: 10_000, ceiling: 1_000_000,
         reason: "client connections one worker holds; each takes a descriptor and 10-20 KiB" };

@@ -62,6 +62,10 @@ pub enum ManifestError {
     ValueNul(String),
     #[error("the manifest grants {count} key-value stores; one app may have {limit}")]
     TooManyStores { count: u64, limit: u64 },
+    #[error(
+        "the manifest grants {count} destinations of requests; one app may have {limit}; `*.` covers all below a name"
+    )]
+    TooManyDestinations { count: u64, limit: u64 },
     #[error("`reply.compress` names `{0}` twice; name each coding once, the favourite first")]
     CodingTwice(Coding),
     #[error(transparent)]
@@ -143,6 +147,7 @@ mod tests {
             env = { LOG = "info" }
             config = { currency = "EUR" }
             kv = ["default", "carts"]
+            http = ["https://api.example.com", "http://cart.app.internal"]
             [limits]
             cpu = "100ms"
             [reply]
@@ -154,7 +159,7 @@ mod tests {
         .unwrap();
         assert_eq!(manifest.routes[0].path.as_str(), "/api");
         assert_eq!(manifest.grant.config["currency"], "EUR");
-        assert_eq!(manifest.grant.kv.len(), 2);
+        assert_eq!((manifest.grant.kv.len(), manifest.grant.http.len()), (2, 2));
         assert_eq!(manifest.limits.cpu.0, 100);
         assert_eq!(manifest.limits.memory, limits::MEMORY.default);
         let codings = [Coding::Zstd, Coding::Brotli, Coding::Gzip];
@@ -188,6 +193,13 @@ mod tests {
         let many: Vec<String> = (0..17).map(|i| format!("'s{i}'")).collect();
         let many = format!("name = 'a'\n[grant]\nkv = [{}]", many.join(", "));
         check(&many, "17 key-value stores");
+        check(
+            "name = 'a'\n[grant]\nhttp = ['example.com']",
+            "does not begin with `http://`",
+        );
+        let many: Vec<String> = (0..65).map(|i| format!("'https://h{i}'")).collect();
+        let many = format!("name = 'a'\n[grant]\nhttp = [{}]", many.join(", "));
+        check(&many, "65 destinations");
         check("name = 'a'\n[reply]\ncompress = ['deflate']", "deflate");
         check("name = 'a'\n[reply]\ncompress = true", "compress");
         check(

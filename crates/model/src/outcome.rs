@@ -65,6 +65,8 @@ outcomes! {
     HeadersTooLarge = "headers-too-large", 431, Some(Fault::Caller);
     /// The client went away before the reply was complete.
     ClientGone = "client-gone", 499, Some(Fault::Caller);
+    /// The request went through the platform too often already: apps call each other in a circle (RFC 8586).
+    LoopDetected = "loop-detected", 508, Some(Fault::App);
     /// The guest trapped, panicked, or exited with an error.
     Trap = "trap", 500, Some(Fault::App);
     /// The guest ended without answering.

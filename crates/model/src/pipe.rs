@@ -4,8 +4,10 @@
 //! (`node`), as are the descriptors that some messages carry.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::ticket::TicketKeys;
@@ -114,8 +116,38 @@ pub struct WorkerSettings {
     pub proxy_protocol: bool,
     /// How many of the listening sockets speak TLS: the last ones.
     pub tls: u32,
+    /// Where guests' requests may go at all, and how.
+    pub egress: EgressSettings,
     /// Whether requests have traces, and which share of those that bring no decision about it is recorded.
     pub traces: Option<SampleRatio>,
+}
+
+/// What an operator sets of the requests that guests send.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EgressSettings {
+    /// Who is asked for the addresses of names; none: whoever the machine asks.
+    pub nameservers: Vec<SocketAddr>,
+    /// Networks that are reached though they are private or this machine's own.
+    pub allow: Vec<IpNet>,
+    /// Networks that are never reached.
+    pub deny: Vec<IpNet>,
+    /// Whether the authorities that the public web trusts are trusted, as of the day of the build.
+    pub bundled_roots: bool,
+    /// Certificates of authorities that are trusted besides, as PEM.
+    pub roots: String,
+}
+
+impl Default for EgressSettings {
+    /// What holds where an operator says nothing.
+    fn default() -> Self {
+        Self {
+            nameservers: Vec::new(),
+            allow: Vec::new(),
+            deny: Vec::new(),
+            bundled_roots: true,
+            roots: String::new(),
+        }
+    }
 }
 
 /// Changes of a key-value store that a worker wants made.
@@ -195,6 +227,24 @@ pub struct WorkerMetrics {
     pub live_instances: u64,
     pub resident_apps: u64,
     pub connections: u64,
+    pub sent: SentMetrics,
+}
+
+/// What became of the requests that guests sent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SentMetrics {
+    /// Replies that came, whatever their status.
+    pub answered: u64,
+    /// What the platform did not send: no grant, an address that is not for guests, a bound.
+    pub refused: u64,
+    /// What was sent, or tried to, and not answered.
+    pub failed: u64,
+    /// Connections that were opened for them.
+    pub opened: u64,
+    /// Those of them that went over one that waited.
+    pub reused: u64,
+    /// Connections that wait for a request now.
+    pub idle: u64,
 }
 
 /// One app's counts since its worker began.

@@ -228,6 +228,8 @@ pub struct Call {
     /// Such as `config.get`.
     pub name: String,
     pub stretch: Stretch,
+    /// What those whom it asked were told of it, if it asked elsewhere.
+    pub span: Option<SpanId>,
 }
 
 #[cfg(test)]

@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use capabilities::config::host::{ConfigData, ConfigView};
+use capabilities::http::client::{Outbound, Sender};
 use capabilities::http::host::{HttpContext, HttpData, HttpView};
 use capabilities::kv::host::{KvContext, KvData, KvView};
 use capabilities::logs::{LineSink, Lines};
+use http::HeaderMap;
 use model::{Entry, LogStream, Size, limits};
 use tokio::sync::oneshot;
 use wasmtime::component::ResourceTable;
@@ -18,6 +20,7 @@ use wasmtime_wasi_io::IoView;
 
 use crate::Engine;
 use crate::cgi::{Command, Stdout};
+use crate::run::Facts;
 use crate::vitals::{MemoryLimiter, Vitals};
 
 /// A store's data.
@@ -77,7 +80,10 @@ impl Context {
         sink: Arc<dyn LineSink>,
     ) -> Self {
         // Commands answer on standard output: nobody listens to the other place.
-        let http = HttpContext::new(oneshot::channel().0);
+        let http = HttpContext::new(
+            oneshot::channel().0,
+            outbound(&entry, &command.facts, &command.parts.headers),
+        );
         let mut context = Self::new(engine, entry, http, vitals, sink);
         context.command = Some(command);
         context
@@ -167,6 +173,15 @@ impl Context {
     }
 }
 
+/// What an invocation that answers such a request may send.
+pub fn outbound(entry: &Entry, facts: &Facts, headers: &HeaderMap) -> Outbound {
+    if entry.grant.http.is_empty() {
+        Outbound::default()
+    } else {
+        Outbound::caused_by(facts.hops, headers)
+    }
+}
+
 impl Drop for Context {
     fn drop(&mut self) {
         self.output.iter().flatten().for_each(Lines::finish);
@@ -197,6 +212,13 @@ impl HttpData for Context {
         HttpView {
             context: &mut self.http,
             table: &mut self.table,
+            sender: Sender {
+                app: &self.entry.id,
+                granted: &self.entry.grant,
+                client: &self.engine.backends().http,
+                calls: self.vitals.calls(),
+                lines: &self.sink,
+            },
         }
     }
 }
@@ -205,7 +227,7 @@ impl ConfigData for Context {
     fn config(&mut self) -> ConfigView<'_> {
         ConfigView {
             values: &self.entry.grant.config,
-            calls: self.vitals.calls(),
+            calls: self.vitals.calls().map(|calls| &**calls),
         }
     }
 }
@@ -223,7 +245,7 @@ impl KvData for Context {
             table: &mut self.table,
             app: &self.entry.id,
             granted: &self.entry.grant.kv,
-            calls: self.vitals.calls(),
+            calls: self.vitals.calls().map(|calls| &**calls),
         }
     }
 }

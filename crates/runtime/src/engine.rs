@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use capabilities::http::client::Client;
 use capabilities::kv::KeyValue;
 use model::{BuildKey, CpuClass, EngineSetting, Size, limits};
 use wasmtime::{
@@ -36,6 +37,7 @@ pub struct PoolSettings {
 #[derive(Clone)]
 pub struct Backends {
     pub kv: Arc<dyn KeyValue>,
+    pub http: Arc<dyn Client>,
 }
 
 /// What a worker runs guests with. Cheap to clone; clones share the pool.
@@ -295,6 +297,10 @@ pub(crate) fn empty_backends() -> (tempfile::TempDir, Backends) {
     let clock = Arc::new(|| 0);
     let stores =
         capabilities::kv::embedded::Stores::open(folder.path(), Size::mib(1), clock).unwrap();
-    let kv = Arc::new(stores);
-    (folder, Backends { kv })
+    let network = capabilities::http::client::Network::new(&Default::default()).unwrap();
+    let backends = Backends {
+        kv: Arc::new(stores),
+        http: Arc::new(network),
+    };
+    (folder, backends)
 }

@@ -17,7 +17,7 @@ use wasmtime_wasi_io::IoView as _;
 
 use crate::cgi;
 use crate::code::Linked;
-use crate::context::Context;
+use crate::context::{Context, outbound};
 use crate::metered::{End, Metered};
 use crate::outcome::Misbehaviour;
 use crate::reply::{Guest, ReplyBody};
@@ -40,6 +40,8 @@ pub struct Facts {
     pub client: SocketAddr,
     /// The address the request came in by.
     pub server: SocketAddr,
+    /// How often it has gone through the platform before.
+    pub hops: u64,
 }
 
 /// Hears what becomes of one invocation.
@@ -211,9 +213,9 @@ pub(crate) fn blame(outcome: Outcome, body: Option<BodyError>) -> Outcome {
     );
     match body {
         Some(error) if whoever => match error {
-            BodyError::ClientGone => Outcome::ClientGone,
+            BodyError::Gone => Outcome::ClientGone,
             BodyError::Timeout => Outcome::RequestTimeout,
-            BodyError::Malformed => Outcome::BadRequest,
+            BodyError::Malformed | BodyError::TooLarge => Outcome::BadRequest,
         },
         _ => outcome,
     }
@@ -240,7 +242,10 @@ async fn call(
             entry: function,
         } if code.kind() == GuestKind::HttpService => {
             // Its answer has a way of its own.
-            let http = HttpContext::new(oneshot::channel().0);
+            let http = HttpContext::new(
+                oneshot::channel().0,
+                outbound(&entry, &facts, &parts.headers),
+            );
             let store = store(
                 wasm,
                 Context::new(engine.clone(), entry, http, vitals, sink),
@@ -252,7 +257,7 @@ async fn call(
             pre,
             entry: function,
         } if code.kind() == GuestKind::HttpComponent => {
-            let http = HttpContext::new(answer);
+            let http = HttpContext::new(answer, outbound(&entry, &facts, &parts.headers));
             let context = Context::new(engine.clone(), entry, http, vitals.clone(), sink);
             let mut store = store(wasm, context);
             let instance = pre.instantiate_async(&mut store).await?;

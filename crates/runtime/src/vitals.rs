@@ -46,6 +46,8 @@ pub struct Vitals {
     memory_peak: AtomicU64,
     instantiate_ns: AtomicU64,
     tracer: Option<Arc<dyn Tracer>>,
+    /// The same one.
+    calls: Option<Arc<dyn CallSink>>,
 }
 
 impl fmt::Debug for Vitals {
@@ -71,6 +73,7 @@ impl Vitals {
             memory_denied: AtomicBool::new(false),
             memory_peak: AtomicU64::new(0),
             instantiate_ns: AtomicU64::new(0),
+            calls: tracer.clone().map(|tracer| tracer as Arc<dyn CallSink>),
             tracer,
         }
     }
@@ -189,8 +192,8 @@ impl Vitals {
     }
 
     /// Who hears of calls to capabilities, if anyone.
-    pub fn calls(&self) -> Option<&dyn CallSink> {
-        self.tracer.as_deref().map(|tracer| tracer as &dyn CallSink)
+    pub fn calls(&self) -> Option<&Arc<dyn CallSink>> {
+        self.calls.as_ref()
     }
 
     /// What was used so far; bytes and wall time are others' to know.

@@ -15,18 +15,20 @@ use super::{Held, HostMemory, HostMemoryLimit};
 /// The most body bytes that wait between guest and connection, in either direction.
 const CHUNK: usize = limits::BODY_CHUNK.default.as_usize();
 
-/// Why a request body ended before its end.
+/// Why a body that is received ended before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
-    #[error("the client went away")]
-    ClientGone,
-    #[error("the next piece of the request body did not arrive in time")]
+    #[error("the other side went away")]
+    Gone,
+    #[error("the next piece of the body did not arrive in time")]
     Timeout,
-    #[error("the request body is not well framed")]
+    #[error("the body is not well framed")]
     Malformed,
+    #[error("the body is longer than one may be")]
+    TooLarge,
 }
 
-/// A request's body; `None` where there is none.
+/// A body that is received; `None` where there is none.
 pub type RequestBody =
     Option<Pin<Box<dyn http_body::Body<Data = Bytes, Error = BodyError> + Send>>>;
 
@@ -51,6 +53,12 @@ impl Incoming {
             failed: None,
             handed_out: 0,
         })))
+    }
+
+    /// Whether there is nothing to read, and never was.
+    pub fn is_empty(&self) -> bool {
+        let state = self.lock();
+        state.body.is_none() && state.chunk.is_empty() && state.failed.is_none()
     }
 
     /// Resolves when [`Self::read`] has something to say: bytes, the end or an error.

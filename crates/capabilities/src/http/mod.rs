@@ -1,9 +1,11 @@
-//! HTTP as guests speak it: requests in, replies out. Outbound requests are denied.
+//! HTTP as guests speak it: requests in and replies out, and requests of their own.
 
 mod body;
+pub mod client;
 mod fields;
 mod held;
 pub mod host;
+mod patience;
 
 pub use body::{
     BodyError, Closed, Incoming, Outgoing, OutgoingReader, RequestBody, Truncated, WITHOUT_ASKING,
@@ -11,6 +13,7 @@ pub use body::{
 };
 pub use fields::{FieldError, Fields, is_forbidden};
 pub use held::{Held, HostMemory, HostMemoryLimit};
+pub use patience::{Overdue, Patience};
 
 use http::{HeaderMap, StatusCode};
 

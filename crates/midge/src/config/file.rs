@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use model::{Host, Millis, Size, limits};
 use serde::Deserialize;
 
-use super::{control, node, telemetry, tls};
+use super::{control, egress, node, telemetry, tls};
 use crate::failure::Failure;
 use crate::whole_file;
 
@@ -30,6 +30,8 @@ pub struct File {
     pub node: node::File,
     #[serde(default)]
     pub tls: tls::File,
+    #[serde(default)]
+    pub egress: egress::File,
     #[serde(default)]
     pub control: control::File,
     #[serde(default)]
@@ -58,6 +60,7 @@ impl File {
         let folder = path.parent().unwrap_or(Path::new(""));
         file.data = file.data.map(|data| folder.join(data));
         file.tls.lie_in(folder);
+        file.egress.lie_in(folder);
         Ok(file)
     }
 

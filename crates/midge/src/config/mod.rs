@@ -3,6 +3,7 @@
 //! Nothing here opens a socket or touches the data folder.
 
 mod control;
+mod egress;
 mod file;
 mod flags;
 mod listen;
@@ -20,6 +21,7 @@ use self::file::{FILE_NAME, File};
 use crate::failure::{Failure, While as _};
 
 pub use self::control::Control;
+pub use self::egress::Egress;
 pub use self::flags::Flags;
 pub use self::listen::Listen;
 pub use self::node::Node;
@@ -44,6 +46,7 @@ pub struct Settings {
     /// The most that any app may have.
     pub ceiling: AppLimits,
     pub node: Node,
+    pub egress: Egress,
     pub control: Control,
     pub telemetry: Telemetry,
 }
@@ -152,6 +155,7 @@ fn resolve(flags: Flags, file: File, machine: Machine) -> Result<Settings, Failu
         grace: limited(&limits::GRACE, flags.grace.or(file.grace))?,
         ceiling,
         node: Node::of(file.node)?,
+        egress: Egress::of(file.egress)?,
         control: Control::of(file.control)?,
         telemetry: Telemetry::of(file.telemetry)?,
     })

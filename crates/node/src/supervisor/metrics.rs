@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard};
 
 use model::api::AppUsage;
-use model::pipe::{AppMetrics, Histogram, WorkerMetrics};
+use model::pipe::{AppMetrics, Histogram, SentMetrics, WorkerMetrics};
 use model::{AppId, Catalog, Fault, Generation, Outcome};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -93,6 +93,7 @@ impl Metrics {
         workers.past.add(ended);
         let past = &mut workers.past.worker;
         (past.live_instances, past.resident_apps, past.connections) = (0, 0, 0);
+        past.sent.idle = 0;
     }
 
     /// What each app of the catalog did and used, in no order.
@@ -162,7 +163,17 @@ impl Counts {
         mine.live_instances += theirs.live_instances;
         mine.resident_apps += theirs.resident_apps;
         mine.connections += theirs.connections;
+        add_sent(&mut mine.sent, theirs.sent);
     }
+}
+
+fn add_sent(mine: &mut SentMetrics, theirs: SentMetrics) {
+    mine.answered += theirs.answered;
+    mine.refused += theirs.refused;
+    mine.failed += theirs.failed;
+    mine.opened += theirs.opened;
+    mine.reused += theirs.reused;
+    mine.idle += theirs.idle;
 }
 
 fn add_app(mine: &mut AppMetrics, theirs: &AppMetrics) {
@@ -350,6 +361,31 @@ impl Seen {
                 "connections",
                 "Client connections that are open now",
                 sum.connections,
+            ),
+            counted_by(
+                "sent_requests",
+                "Requests that guests sent: answered, refused by the platform, or failed elsewhere",
+                "result",
+                [
+                    ("answered", sum.sent.answered),
+                    ("refused", sum.sent.refused),
+                    ("failed", sum.sent.failed),
+                ],
+            ),
+            counted(
+                "opened_connections",
+                "Connections that were opened for requests of guests",
+                sum.sent.opened,
+            ),
+            counted(
+                "reused_connections",
+                "Requests of guests that went over a connection that waited",
+                sum.sent.reused,
+            ),
+            present(
+                "idle_connections",
+                "Connections that wait for a request of a guest now",
+                sum.sent.idle,
             ),
         ]
     }
@@ -540,6 +576,12 @@ mod tests {
             live_instances: 5,
             log_lines_dropped: 2,
             traces_dropped: 1,
+            sent: SentMetrics {
+                answered: 3,
+                refused: 1,
+                idle: 2,
+                ..SentMetrics::default()
+            },
             ..WorkerMetrics::default()
         };
         worker.latency.count(150);
@@ -582,6 +624,9 @@ mod tests {
             "midge_request_duration_seconds_count 3",
             "midge_cold_starts_total 3",
             "midge_live_instances 10",
+            r#"midge_sent_requests_total{result="answered"} 9"#,
+            r#"midge_sent_requests_total{result="failed"} 0"#,
+            "midge_idle_connections 4",
             r#"midge_log_lines_dropped_total{by="worker"} 6"#,
             r#"midge_log_lines_dropped_total{by="files"} 3"#,
             r#"midge_log_lines_dropped_total{by="stdout"} 4"#,

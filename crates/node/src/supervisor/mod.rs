@@ -29,7 +29,7 @@ use std::sync::Arc;
 use capabilities::kv::embedded::Stores;
 use distribution::Distribution;
 use model::api::AppUsage;
-use model::pipe::{Certificates, Ending, WorkerSettings};
+use model::pipe::{Certificates, EgressSettings, Ending, WorkerSettings};
 use model::ticket::TicketKeys;
 use model::{Generation, Host, Millis, PublicKey, Size, limits};
 use tokio::sync::watch;
@@ -82,6 +82,8 @@ pub struct NodeSettings {
     pub connections: u64,
     /// Whether `forwarded` and `x-forwarded-*` of a request are believed.
     pub trust_forwarded: bool,
+    /// Where guests' requests may go at all, and how.
+    pub egress: EgressSettings,
     /// Whose apps answer requests for hosts that no app has.
     pub default_host: Option<Host>,
     /// Whether every connection begins with what a proxy says of its client (PROXY protocol).
@@ -390,6 +392,7 @@ fn worker_settings(settings: &NodeSettings) -> Vec<WorkerSettings> {
             resident: settings.resident,
             connections: settings.connections,
             trust_forwarded: settings.trust_forwarded,
+            egress: settings.egress.clone(),
             default_host: settings.default_host.clone(),
             proxy_protocol: settings.proxy_protocol,
             tls: settings.listeners.tls() as u32,

@@ -94,6 +94,7 @@ impl Trial {
             resident: 8,
             connections: 64,
             trust_forwarded: false,
+            egress: Default::default(),
             certificates: tokio::sync::watch::Sender::new(Default::default()).subscribe(),
             ticket_keys: None,
             proxy_protocol: false,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use capabilities::calls::{CallSink, Called};
 use http::header::HeaderValue;
 use http::{HeaderMap, Method, Uri};
-use model::trace::{TraceId, Traced};
+use model::trace::{SpanId, TraceId, TraceParent, Traced};
 use model::{LogStream, Outcome, RequestRecord, Usage, limits};
 use runtime::{Ended, LineSink, Observer, Overhead, Tracer};
 
@@ -208,6 +208,16 @@ impl CallSink for Exchange {
         if let Some(recording) = self.recording() {
             recording.called(called);
         }
+    }
+
+    fn child(&self) -> Option<TraceParent> {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).ok()?;
+        Some(TraceParent {
+            trace: self.trace.as_ref()?.id,
+            span: SpanId::new(random)?,
+            sampled: self.recording().is_some(),
+        })
     }
 }
 

@@ -7,6 +7,7 @@ mod connections;
 mod exchange;
 mod forward;
 mod gate;
+mod inside;
 mod line;
 mod lru;
 mod outbox;
@@ -142,7 +143,9 @@ async fn live(control: OwnedFd) -> Result<(), WorkerError> {
         }
     };
     let (outbox, outgoing) = outbox();
-    let worker = Rc::new(begin(&settings, stores, outbox.clone())?);
+    let (worker, inside) = begin(&settings, stores, outbox.clone())?;
+    let worker = Rc::new(worker);
+    tokio::task::spawn_local(inside::answer(worker.clone(), inside));
     outbox.put(ToSupervisor::Ready);
     let sending = outbox::send(worker.clone(), outgoing, writer);
     let mut sending = tokio::task::spawn_local(sending);
@@ -166,7 +169,11 @@ async fn live(control: OwnedFd) -> Result<(), WorkerError> {
 }
 
 /// Makes what every request shares.
-fn begin(settings: &WorkerSettings, stores: Stores, outbox: Outbox) -> Result<Worker, WorkerError> {
+fn begin(
+    settings: &WorkerSettings,
+    stores: Stores,
+    outbox: Outbox,
+) -> Result<(Worker, inside::Calls), WorkerError> {
     // First, so that threads made from here on stay on the core too.
     if let Some(core) = settings.core {
         let mut cores = CpuSet::new();
@@ -177,16 +184,20 @@ fn begin(settings: &WorkerSettings, stores: Stores, outbox: Outbox) -> Result<Wo
         slots: settings.slots,
         memory: settings.memory_ceiling,
     };
+    let (way_out, inside) = inside::way_out(&settings.egress)
+        .map_err(|error| doing("trusting the authorities of `egress`")(io::Error::other(error)))?;
     let backends = Backends {
         kv: Arc::new(stores),
+        http: way_out.clone(),
     };
     let engine = Engine::for_worker(pool, backends)?;
     // After the engine, which opens its process's page map: that is root's alone once this is said.
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(doing("refusing core dumps"))?;
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(doing("drawing a random number"))?;
-    Ok(Worker {
+    let worker = Worker {
         engine,
+        way_out,
         pool: Pool::new(settings.slots, settings.tenant_slots),
         instances: Instances::default(),
         forwarded: if settings.trust_forwarded {
@@ -205,7 +216,8 @@ fn begin(settings: &WorkerSettings, stores: Stores, outbox: Outbox) -> Result<Wo
         tracing: settings.traces.map(Tracing::new),
         request_ids: RequestIds::new(u64::from_le_bytes(random)),
         outbox,
-    })
+    };
+    Ok((worker, inside))
 }
 
 /// Does what the supervisor says.

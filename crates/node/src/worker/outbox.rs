@@ -85,6 +85,7 @@ async fn send_metrics(worker: &Worker, writer: &mut Writer) -> Result<(), PipeEr
         live_instances: worker.pool.live(),
         resident_apps: worker.residents.len(),
         connections: worker.connections.count(),
+        sent: worker.way_out.metrics(),
     };
     for metrics in worker.report.metrics(gauges) {
         writer

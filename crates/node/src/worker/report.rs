@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use model::pipe::{Histogram, WorkerMetrics};
+use model::pipe::{Histogram, SentMetrics, WorkerMetrics};
 use model::trace::Traced;
 use model::{AppId, Entry, LogStream, Outcome, TenantName, limits};
 use rustix::time::{ClockId, clock_gettime};
@@ -65,6 +65,7 @@ pub struct Gauges {
     pub live_instances: u64,
     pub resident_apps: u64,
     pub connections: u64,
+    pub sent: SentMetrics,
 }
 
 /// The time, as of the kernel's last tick: 4 ms coarse and the cheapest there is.
@@ -240,6 +241,7 @@ impl Report {
             live_instances: gauges.live_instances,
             resident_apps: gauges.resident_apps,
             connections: gauges.connections,
+            sent: gauges.sent,
         };
         drop(inner);
         let mut chunks = changed.chunks(APPS_PER_MESSAGE);
@@ -351,6 +353,14 @@ mod tests {
         live_instances: 0,
         resident_apps: 0,
         connections: 0,
+        sent: SentMetrics {
+            answered: 0,
+            refused: 0,
+            failed: 0,
+            opened: 0,
+            reused: 0,
+            idle: 0,
+        },
     };
 
     #[tokio::test]

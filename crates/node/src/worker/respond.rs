@@ -53,12 +53,10 @@ pub fn pass(
     agreed: Option<Agreed>,
 ) -> Response<Reply> {
     let (mut parts, body) = response.into_parts();
-    let sized = check(parts.status, &mut parts.headers).filter(|_| !body.is_missing());
-    let Some(sized) = sized else {
+    let Some(sized) = clean_head(&mut parts, &body) else {
         drop(body);
         return refuse(Outcome::BadResponse, exchange.id, Some(exchange), link);
     };
-    remove_what_ends_here(&mut parts.headers);
     let body = match agreed {
         None => Leaving::AsWritten(body),
         Some(agreed) => agreed.body(parts.status, &mut parts.headers, body, &exchange),
@@ -80,7 +78,31 @@ pub fn pass(
     Response::from_parts(parts, reply)
 }
 
-/// The platform's own reply: a status, a code and a line, the same for everyone.
+/// Takes from a guest's head what is not for who asked. None if it is no reply's; else whether it says how long the body
+/// is.
+pub fn clean_head(parts: &mut http::response::Parts, body: &ReplyBody) -> Option<bool> {
+    let sized = check(parts.status, &mut parts.headers).filter(|_| !body.is_missing())?;
+    remove_what_ends_here(&mut parts.headers);
+    Some(sized)
+}
+
+/// The platform's own reply to a request of this id: a status, a code and a line, the same for everyone.
+pub fn refusal(outcome: Outcome, id: &RequestId) -> Response<&'static str> {
+    let mut response = Response::new(line(outcome));
+    *response.status_mut() =
+        StatusCode::from_u16(outcome.status()).expect("every outcome's status is a status");
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(ERROR, HeaderValue::from_static(outcome.code()));
+    headers.insert(REQUEST_ID, id_value(id));
+    if outcome == Outcome::Overloaded {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// The same over a connection.
 pub fn refuse(
     outcome: Outcome,
     id: RequestId,
@@ -92,24 +114,14 @@ pub fn refuse(
         exchange.replied(outcome.status());
     }
     link.replying();
-    let reply = Reply {
-        content: Content::Line(Some(line(outcome))),
+    let mut response = refusal(outcome, &id).map(|line| Reply {
+        content: Content::Line(Some(line)),
         link,
         stream: None,
         exchange,
         bytes: 0,
-    };
-    let mut response = Response::new(reply);
-    *response.status_mut() =
-        StatusCode::from_u16(outcome.status()).expect("every outcome's status is a status");
+    });
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(ERROR, HeaderValue::from_static(outcome.code()));
-    headers.insert(REQUEST_ID, id_value(&id));
-    if outcome == Outcome::Overloaded {
-        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
-    }
     if ends_connection(outcome) {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -188,6 +200,7 @@ fn ends_connection(outcome: Outcome) -> bool {
         Outcome::Ok
         | Outcome::NotFound
         | Outcome::Misdirected
+        | Outcome::LoopDetected
         | Outcome::Trap
         | Outcome::NoResponse
         | Outcome::BadResponse
@@ -213,6 +226,7 @@ fn line(outcome: Outcome) -> &'static str {
         Outcome::ExpectationFailed => "the only expectation known here is `100-continue`\n",
         Outcome::HeadersTooLarge => "the request's headers are too large\n",
         Outcome::ClientGone => "the request ended before its end\n",
+        Outcome::LoopDetected => "the request goes in a circle\n",
         Outcome::Trap
         | Outcome::NoResponse
         | Outcome::BadResponse
@@ -261,7 +275,7 @@ fn remove_what_ends_here(headers: &mut HeaderMap) {
 
 /// Removes trailers that only a head may have: they would frame, route or authorize what has been said already (RFC 9110
 /// §6.5.1). hyper does so over HTTP/1.1 alone.
-fn clean_trailers(trailers: &mut HeaderMap) {
+pub fn clean_trailers(trailers: &mut HeaderMap) {
     remove_what_ends_here(trailers);
     let only_in_a_head = |name: &&HeaderName| {
         let name = name.as_str();

@@ -5,18 +5,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use capabilities::http::client::hops;
 use http::header::HeaderValue;
-use http::request::Parts;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use model::pipe::ToSupervisor;
-use model::{Host, Outcome, TenantName};
-use runtime::{Code, Engine, Facts, Instances, Invocation, Overloaded, Pool, ReplyBody, Slot};
+use model::{Host, Outcome, TenantName, limits};
+use runtime::{
+    Code, Engine, Facts, Instances, Invocation, Overloaded, Pool, ReplyBody, RequestBody, Slot,
+};
 
 use super::compress::{Agreed, Places};
 use super::connections::{Connections, Link};
 use super::exchange::{Beginning, Exchange};
 use super::gate::{self, Forwarded};
+use super::inside::WayOut;
 use super::outbox::Outbox;
 use super::report::{Report, now_ms};
 use super::request_id::RequestIds;
@@ -24,12 +27,14 @@ use super::residents::Residents;
 use super::respond::{Reply, pass, refuse, refuse_quarantined};
 use super::table::{Table, canonical_host};
 use super::tls::Tls;
-use super::trace::Tracing;
+use super::trace::{Trace, Tracing};
 use super::upload;
 
 /// What every request of this worker shares.
 pub struct Worker {
     pub engine: Engine,
+    /// Where guests' requests go.
+    pub way_out: Arc<WayOut>,
     pub pool: Pool,
     pub instances: Instances,
     pub forwarded: Forwarded,
@@ -75,6 +80,11 @@ pub async fn serve(
         };
         Ok((app.ok_or(Outcome::NotFound)?, authority))
     });
+    let hops = hops(&parts.headers);
+    let found = found.and_then(|found| match hops < limits::SUBREQUEST_LOOPS.default {
+        true => Ok(found),
+        false => Err(Outcome::LoopDetected),
+    });
     let (app, authority) = match found {
         Ok(found) => found,
         Err(outcome) => {
@@ -82,12 +92,9 @@ pub async fn serve(
             return refuse(outcome, id, None, link);
         }
     };
-    let begin_trace = |tracing: &Tracing| {
-        Box::new(tracing.begin(&parts.headers, began, worker.connections.second()))
-    };
     let beginning = Beginning {
         id,
-        trace: worker.tracing.as_ref().map(begin_trace),
+        trace: worker.begin_trace(&parts.headers, began),
         app,
         method: &parts.method,
         uri: &parts.uri,
@@ -101,44 +108,57 @@ pub async fn serve(
     }
     let offered = &exchange.app.entry.reply.compress;
     let agreed = Agreed::on(offered, &parts, &worker.compressed);
-    match invoke(&worker, &link, &exchange, authority, parts, incoming).await {
+    let answered = async {
+        let slot = slot(&worker, &exchange.app.entry.id.tenant).await;
+        let slot = slot.map_err(|Overloaded| Outcome::Overloaded)?;
+        let ends = &link.ends;
+        let scheme = ends
+            .client
+            .sign(&mut parts.headers, &authority, worker.forwarded);
+        let facts = Facts {
+            request_id: id.as_str().to_owned(),
+            scheme,
+            authority: text(&authority).to_owned(),
+            client: ends.peer,
+            server: ends.server,
+            hops,
+        };
+        let request = Request::from_parts(parts, upload::body(incoming));
+        invoke(&worker, &exchange, slot, facts, request).await
+    };
+    match answered.await {
         Ok(response) => pass(response, exchange, link, agreed),
         Err(outcome) => refuse(outcome, id, Some(exchange), link),
     }
 }
 
-/// Has the app answer.
-async fn invoke(
+impl Worker {
+    /// The trace of a request that has these headers, where requests have traces.
+    pub fn begin_trace(&self, headers: &HeaderMap, began: Instant) -> Option<Box<Trace>> {
+        let tracing = self.tracing.as_ref()?;
+        let second = self.connections.second();
+        Some(Box::new(tracing.begin(headers, began, second)))
+    }
+}
+
+/// Has the app answer in this slot.
+pub async fn invoke(
     worker: &Worker,
-    link: &Link,
     exchange: &Arc<Exchange>,
-    authority: HeaderValue,
-    mut parts: Parts,
-    incoming: Incoming,
+    slot: Slot,
+    facts: Facts,
+    mut request: Request<RequestBody>,
 ) -> Result<Response<ReplyBody>, Outcome> {
-    let entry = &exchange.app.entry;
-    let slot = slot(worker, &entry.id.tenant).await;
-    let slot = slot.map_err(|Overloaded| Outcome::Overloaded)?;
     exchange.has_slot();
     let code = code(worker, exchange).await?;
-    let scheme = link
-        .ends
-        .client
-        .sign(&mut parts.headers, &authority, worker.forwarded);
-    exchange.pass_trace(scheme, &mut parts.headers);
+    exchange.pass_trace(facts.scheme, request.headers_mut());
     // What hyper left there is of the connection, not of the request.
-    parts.extensions.clear();
+    request.extensions_mut().clear();
     let invocation = Invocation {
-        entry: entry.clone(),
+        entry: exchange.app.entry.clone(),
         code,
-        request: Request::from_parts(parts, upload::body(incoming)),
-        facts: Facts {
-            request_id: exchange.id.as_str().to_owned(),
-            scheme,
-            authority: text(&authority).to_owned(),
-            client: link.ends.peer,
-            server: link.ends.server,
-        },
+        request,
+        facts,
         observer: exchange.clone(),
         tracer: exchange.tracer(),
         slot,
@@ -147,13 +167,21 @@ async fn invoke(
     runtime::run(&worker.engine, &worker.instances, invocation).await
 }
 
-/// A slot; where none is free, instances that only wait for requests make way.
-async fn slot(worker: &Worker, tenant: &TenantName) -> Result<Slot, Overloaded> {
-    if let Some(slot) = worker.pool.take(tenant) {
-        return Ok(slot);
+/// A slot that is free now; where none is, instances that only wait for requests begin to make way.
+pub fn slot_now(worker: &Worker, tenant: &TenantName) -> Option<Slot> {
+    let slot = worker.pool.take(tenant);
+    if slot.is_none() {
+        worker.instances.shed();
     }
-    worker.instances.shed();
-    worker.pool.acquire(tenant).await
+    slot
+}
+
+/// A slot, or a short wait for one.
+async fn slot(worker: &Worker, tenant: &TenantName) -> Result<Slot, Overloaded> {
+    match slot_now(worker, tenant) {
+        Some(slot) => Ok(slot),
+        None => worker.pool.acquire(tenant).await,
+    }
 }
 
 /// The app's code, loaded if it must be.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use capabilities::kv::embedded::{self, Clock, StoresError};
-use model::pipe::{Ending, ToSupervisor, ToWorker, WorkerMetrics, WorkerSettings};
+use model::pipe::{EgressSettings, Ending, ToSupervisor, ToWorker, WorkerMetrics, WorkerSettings};
 use model::{
     AppLimits, Change, Digest, Entry, Granted, GuestKind, LogRecord, LogStream, Millis, Outcome,
     PathPrefix, Replies, Route, Size, VersionNumber,
@@ -61,6 +61,7 @@ impl Supervised {
             resident: 2,
             connections: 100,
             trust_forwarded: false,
+            egress: EgressSettings::default(),
             default_host: None,
             proxy_protocol: false,
             tls: 0,

@@ -159,6 +159,7 @@ impl Recording {
         marks.calls.push(Call {
             name: called.name.to_owned(),
             stretch: self.stretch(called.from, called.to),
+            span: called.span,
         });
     }
 }
@@ -341,6 +342,7 @@ mod tests {
                 name: "config.get",
                 from: Instant::now(),
                 to: Instant::now(),
+                span: None,
             });
         }
         let marks = recording.marks();

@@ -3,14 +3,14 @@
 use std::error::Error;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use capabilities::http::{Overdue, Patience};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use model::limits;
 use runtime::{BodyError, RequestBody};
-use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::gate;
 
@@ -21,16 +21,13 @@ pub fn body(incoming: Incoming) -> RequestBody {
     }
     Some(Box::pin(Upload {
         incoming,
-        deadline: None,
-        waiting: false,
+        patience: Patience::new(limits::BODY_WAIT.default.duration()),
     }))
 }
 
 struct Upload {
     incoming: Incoming,
-    /// Made when a piece is first waited for: most bodies are there already.
-    deadline: Option<Pin<Box<Sleep>>>,
-    waiting: bool,
+    patience: Patience,
 }
 
 impl Body for Upload {
@@ -42,25 +39,12 @@ impl Body for Upload {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(context) {
-            this.waiting = false;
-            return Poll::Ready(frame.map(|frame| frame.map_err(|e| judge(&e)).and_then(clean)));
-        }
-        let due = || Instant::now() + limits::BODY_WAIT.default.duration();
-        let deadline = match &mut this.deadline {
-            Some(deadline) => {
-                if !this.waiting {
-                    deadline.as_mut().reset(due());
-                }
-                deadline
-            }
-            None => this.deadline.insert(Box::pin(sleep_until(due()))),
-        };
-        this.waiting = true;
-        deadline
-            .as_mut()
-            .poll(context)
-            .map(|()| Some(Err(BodyError::Timeout)))
+        let polled = Pin::new(&mut this.incoming).poll_frame(context);
+        let frame = ready!(this.patience.poll(context, polled));
+        Poll::Ready(match frame {
+            Ok(frame) => frame.map(|frame| frame.map_err(|e| judge(&e)).and_then(clean)),
+            Err(Overdue) => Some(Err(BodyError::Timeout)),
+        })
     }
 
     fn is_end_stream(&self) -> bool {
@@ -90,12 +74,12 @@ fn judge(error: &hyper::Error) -> BodyError {
         return if error.is_library() {
             BodyError::Malformed
         } else {
-            BodyError::ClientGone
+            BodyError::Gone
         };
     }
     let cause = cause.and_then(|cause| cause.downcast_ref::<io::Error>());
     match cause.map(io::Error::kind) {
         Some(io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput) => BodyError::Malformed,
-        _ => BodyError::ClientGone,
+        _ => BodyError::Gone,
     }
 }

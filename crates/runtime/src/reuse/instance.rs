@@ -132,6 +132,13 @@ impl Live {
         }
     }
 
+    /// How often what is under way has gone through the platform: the most that one of them has.
+    pub fn hops(&self) -> u64 {
+        let under_way = self.under_way.borrow();
+        let hops = under_way.iter().map(|request| request.hops);
+        hops.max().unwrap_or(0)
+    }
+
     /// A request's task was begun. Who had its place before has none any more.
     pub fn runs(&self, request: &Request, task: Task) {
         for before in &*self.under_way.borrow() {

@@ -62,9 +62,11 @@ impl Instances {
             self.begin(engine.clone(), key, reuse, making, &*observer)
         });
         let (parts, _) = request.into_parts();
+        let hops = facts.hops;
         let offered = new_request(parts, facts, incoming.clone());
         let account = live.account(budget_ns);
-        let request = Rc::new(Request::new(deadline, account, incoming, observer, tracer));
+        let request = Request::new(deadline, hops, account, incoming, observer, tracer);
+        let request = Rc::new(request);
         live.hand(Call {
             offered,
             answer,

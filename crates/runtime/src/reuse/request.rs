@@ -23,6 +23,8 @@ use crate::vitals::{Tracer, Vitals};
 pub struct Request {
     /// When it must be over.
     pub deadline: Instant,
+    /// How often it has gone through the platform.
+    pub hops: u64,
     incoming: Incoming,
     begun: Cell<bool>,
     /// The guest's task that answers it; none before it was begun, and once another is in its place.
@@ -48,6 +50,7 @@ struct Open {
 impl Request {
     pub fn new(
         deadline: Instant,
+        hops: u64,
         account: Account,
         incoming: Incoming,
         observer: Arc<dyn Observer>,
@@ -55,6 +58,7 @@ impl Request {
     ) -> Self {
         Self {
             deadline,
+            hops,
             incoming,
             begun: Cell::new(false),
             task: Cell::new(None),

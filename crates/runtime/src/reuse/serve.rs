@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Instant as Moment;
 
+use capabilities::http::client::Outbound;
 use capabilities::http::host::wasi03::{answer, offer};
 use capabilities::http::host::{HttpContext, NewRequest};
 use capabilities::http::{Answer, Outgoing};
@@ -49,7 +50,8 @@ pub async fn serve(
         unreachable!("services are components");
     };
     let wasm = &engine.side(code.kind().setting()).wasm;
-    let http = HttpContext::new(oneshot::channel().0);
+    let outbound = Outbound::of_many(live.reuse.requests);
+    let http = HttpContext::new(oneshot::channel().0, outbound);
     let (vitals, voice) = (live.vitals.clone(), live.voice.clone());
     let context = Context::new(engine.clone(), entry, http, vitals, voice);
     let began = Moment::now();
@@ -97,6 +99,7 @@ async fn one(
     live.voice.set(observer.lines());
     drop(observer);
     let call = accessor.with(|mut access| {
+        access.data_mut().http.outbound.set_hops(live.hops());
         let offered = offer(access.data_mut().table(), offered)?;
         let call = handle.start_call_concurrent(&mut access, (offered,))?;
         let mut store = access.as_context_mut();

@@ -102,6 +102,7 @@ async fn trial(wat: &str, limits: AppLimits) -> (Result<String, Outcome>, Ended,
                 code: Arc::new(code),
                 request: http::Request::new(None),
                 facts: Facts {
+                    hops: 0,
                     request_id: "0".repeat(26),
                     scheme: "http",
                     authority: "shop.localhost:8080".into(),

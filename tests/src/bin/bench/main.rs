@@ -6,6 +6,7 @@ mod fairness;
 mod generator;
 mod http2;
 mod kv;
+mod outbound;
 mod request;
 mod row;
 mod servers;
@@ -19,7 +20,7 @@ use row::Row;
 
 type Bench = (&'static str, fn() -> Vec<Row>);
 
-const BENCHES: [Bench; 8] = [
+const BENCHES: [Bench; 9] = [
     ("request", request::measure),
     ("http2", http2::measure),
     ("tls", tls::measure),
@@ -28,6 +29,7 @@ const BENCHES: [Bench; 8] = [
     ("apps", apps::measure),
     ("fairness", fairness::measure),
     ("kv", kv::measure),
+    ("outbound", outbound::measure),
 ];
 
 fn main() -> ExitCode {

@@ -26,17 +26,9 @@ pub(super) enum StreamFailure {
 impl StreamFailure {
     pub(super) fn code(&self) -> ErrorCode {
         match self {
-            Self::Incoming(error) => body_error_code(*error),
+            Self::Incoming(error) => (*error).into(),
             Self::TooLong(length) => ErrorCode::HttpResponseBodySize(Some(*length)),
         }
-    }
-}
-
-fn body_error_code(error: BodyError) -> ErrorCode {
-    match error {
-        BodyError::ClientGone => ErrorCode::ConnectionTerminated,
-        BodyError::Timeout => ErrorCode::ConnectionReadTimeout,
-        BodyError::Malformed => ErrorCode::HttpProtocolError,
     }
 }
 
@@ -151,7 +143,7 @@ impl types::HostFutureTrailers for HttpView<'_> {
         Ok(Some(Ok(match future.body.trailers() {
             Ok(None) => Ok(None),
             Ok(Some(map)) => Ok(Some(self.table.push(Fields::received(map))?)),
-            Err(error) => Err(body_error_code(error)),
+            Err(error) => Err(error.into()),
         })))
     }
 

@@ -5,6 +5,7 @@ mod outgoing;
 mod request;
 mod response;
 pub mod wasi03;
+mod words;
 
 pub use body::BodyInput;
 
@@ -12,6 +13,7 @@ use http::HeaderMap;
 use tokio::sync::oneshot;
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 
+use super::client::{Outbound, Sender};
 use super::{Answer, FieldError, Fields, HostMemory, Incoming, Outgoing};
 use bindings::wasi::http::types::{self, ErrorCode, HeaderError};
 
@@ -47,15 +49,18 @@ pub struct HttpContext {
     answer: Option<oneshot::Sender<Answer>>,
     body: Option<Outgoing>,
     memory: HostMemory,
+    /// What the guest may send.
+    pub outbound: Outbound,
 }
 
 impl HttpContext {
-    /// `answer` hears what the guest answers, as soon as it does.
-    pub fn new(answer: oneshot::Sender<Answer>) -> Self {
+    /// `answer` hears what the guest answers, as soon as it does; `outbound` is what it may send meanwhile.
+    pub fn new(answer: oneshot::Sender<Answer>, outbound: Outbound) -> Self {
         Self {
             answer: Some(answer),
             body: None,
             memory: HostMemory::default(),
+            outbound,
         }
     }
 
@@ -92,6 +97,7 @@ pub fn offer(
 pub struct HttpView<'a> {
     pub context: &'a mut HttpContext,
     pub table: &'a mut ResourceTable,
+    pub sender: Sender<'a>,
 }
 
 /// A store's data that has HTTP state.

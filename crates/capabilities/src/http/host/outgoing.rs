@@ -1,17 +1,23 @@
-//! Requests that a guest wants to send. They can be made, as the interface says; sending one is denied.
+//! Requests that a guest sends, and the replies to them.
 //!
 //! Each part has a bound: what a guest may hand over in one call, times as many requests as it may hold, would be more
 //! memory than a worker has.
 
-use model::{Size, limits};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use model::{HttpScheme, Size, limits};
 use wasmtime::component::Resource;
-use wasmtime_wasi_io::poll::DynPollable;
+use wasmtime_wasi_io::async_trait;
+use wasmtime_wasi_io::poll::{DynPollable, Pollable, subscribe};
 
 use super::bindings::wasi::http::outgoing_handler;
 use super::bindings::wasi::http::types::{self, ErrorCode, Method, Scheme};
 use super::body::{IncomingBody, OutgoingBody};
+use super::response::content_length;
 use super::{HttpView, take_fields};
-use crate::http::{Fields, Held, HostMemoryLimit, Outgoing};
+use crate::http::client::{Asked, Permitted, Received, SendError, Waits};
+use crate::http::{Fields, Held, HostMemory, HostMemoryLimit, Incoming, Outgoing};
 
 /// A request that a guest makes.
 pub struct OutgoingRequest {
@@ -20,7 +26,7 @@ pub struct OutgoingRequest {
     scheme: Option<Scheme>,
     authority: Option<String>,
     headers: Fields,
-    body_taken: bool,
+    body: Option<Outgoing>,
     /// For the parts besides that may be long.
     held: Held,
 }
@@ -41,11 +47,30 @@ pub struct RequestOptions {
     between_bytes: Option<u64>,
 }
 
-/// A reply to a guest's request: there is none.
-pub enum IncomingResponse {}
+/// A reply to a guest's request.
+pub struct IncomingResponse {
+    status: u16,
+    headers: Fields,
+    body: Option<Incoming>,
+    /// For its headers, and the piece of its body that waits.
+    _held: Held,
+}
 
-/// A reply to come: there is none.
-pub enum FutureIncomingResponse {}
+/// A reply to come.
+pub enum FutureIncomingResponse {
+    Coming(Permitted),
+    Here(Result<Received, SendError>),
+    Told,
+}
+
+#[async_trait]
+impl Pollable for FutureIncomingResponse {
+    async fn ready(&mut self) {
+        if let Self::Coming(coming) = self {
+            *self = Self::Here(coming.await);
+        }
+    }
+}
 
 impl outgoing_handler::Host for HttpView<'_> {
     fn handle(
@@ -53,12 +78,36 @@ impl outgoing_handler::Host for HttpView<'_> {
         request: Resource<OutgoingRequest>,
         options: Option<Resource<RequestOptions>>,
     ) -> wasmtime::Result<Result<Resource<FutureIncomingResponse>, ErrorCode>> {
-        self.table.delete(request)?;
-        if let Some(options) = options {
-            self.table.delete(options)?;
+        let request = self.table.delete(request)?;
+        let options = match options {
+            Some(options) => self.table.delete(options)?,
+            None => RequestOptions::default(),
+        };
+        if content_length(request.headers.map()).is_err() {
+            return Ok(Err(SendError::Malformed.into()));
         }
-        Ok(Err(ErrorCode::HttpRequestDenied))
+        let asked = Asked {
+            method: request.method.try_into()?,
+            // The interface leaves it open what none means.
+            scheme: request.scheme.map_or(Some(HttpScheme::Https), Into::into),
+            authority: request.authority.unwrap_or_default(),
+            target: request.path_with_query.unwrap_or_default(),
+            headers: request.headers.into_map(),
+            body: request.body.map(|body| body.reader()),
+            waits: Waits::within(options.connect, options.first_byte, options.between_bytes),
+        };
+        Ok(match self.context.outbound.send(asked, self.sender) {
+            Ok(coming) => Ok(self.table.push(FutureIncomingResponse::Coming(coming))?),
+            Err(error) => Err(error.into()),
+        })
     }
+}
+
+/// Counts what the host holds of a reply: its headers, and the piece of its body that waits.
+pub(super) fn hold(memory: &HostMemory, received: &Received) -> Result<Held, HostMemoryLimit> {
+    let fields = received.headers.iter();
+    let bytes: usize = fields.map(|(n, v)| n.as_str().len() + v.len() + 64).sum();
+    memory.hold(bytes + limits::BODY_CHUNK.default.as_usize())
 }
 
 fn is_within(text: &str, limit: Size) -> bool {
@@ -95,7 +144,7 @@ impl types::HostOutgoingRequest for HttpView<'_> {
             scheme: None,
             authority: None,
             headers,
-            body_taken: false,
+            body: None,
             held,
         })?)
     }
@@ -105,11 +154,15 @@ impl types::HostOutgoingRequest for HttpView<'_> {
         request: Resource<OutgoingRequest>,
     ) -> wasmtime::Result<Result<Resource<OutgoingBody>, ()>> {
         let request = self.table.get_mut(&request)?;
-        if std::mem::replace(&mut request.body_taken, true) {
+        if request.body.is_some() {
             return Ok(Err(()));
         }
+        let Ok(length) = content_length(request.headers.map()) else {
+            return Ok(Err(()));
+        };
         let body = Outgoing::held(&self.context.memory)?;
-        Ok(Ok(self.table.push(OutgoingBody::new(body, None))?))
+        request.body = Some(body.clone());
+        Ok(Ok(self.table.push(OutgoingBody::new(body, length))?))
     }
 
     fn method(&mut self, request: Resource<OutgoingRequest>) -> wasmtime::Result<Method> {
@@ -261,25 +314,30 @@ impl types::HostRequestOptions for HttpView<'_> {
 
 impl types::HostIncomingResponse for HttpView<'_> {
     fn status(&mut self, response: Resource<IncomingResponse>) -> wasmtime::Result<u16> {
-        match *self.table.get(&response)? {}
+        Ok(self.table.get(&response)?.status)
     }
 
     fn headers(
         &mut self,
         response: Resource<IncomingResponse>,
     ) -> wasmtime::Result<Resource<Fields>> {
-        match *self.table.get(&response)? {}
+        let headers = self.table.get(&response)?.headers.shared();
+        Ok(self.table.push(headers)?)
     }
 
     fn consume(
         &mut self,
         response: Resource<IncomingResponse>,
     ) -> wasmtime::Result<Result<Resource<IncomingBody>, ()>> {
-        match *self.table.get(&response)? {}
+        Ok(match self.table.get_mut(&response)?.body.take() {
+            Some(body) => Ok(self.table.push(IncomingBody::new(body))?),
+            None => Err(()),
+        })
     }
 
     fn drop(&mut self, response: Resource<IncomingResponse>) -> wasmtime::Result<()> {
-        match self.table.delete(response)? {}
+        self.table.delete(response)?;
+        Ok(())
     }
 }
 
@@ -290,17 +348,43 @@ impl types::HostFutureIncomingResponse for HttpView<'_> {
         &mut self,
         response: Resource<FutureIncomingResponse>,
     ) -> wasmtime::Result<Resource<DynPollable>> {
-        match *self.table.get(&response)? {}
+        subscribe(self.table, response)
     }
 
     fn get(
         &mut self,
         response: Resource<FutureIncomingResponse>,
     ) -> wasmtime::Result<Option<FutureResult>> {
-        match *self.table.get(&response)? {}
+        let future = self.table.get_mut(&response)?;
+        // A guest that asks again and again need not wait for it.
+        if let FutureIncomingResponse::Coming(coming) = future {
+            match Pin::new(coming).poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(received) => *future = FutureIncomingResponse::Here(received),
+                Poll::Pending => return Ok(None),
+            }
+        }
+        let received = match std::mem::replace(future, FutureIncomingResponse::Told) {
+            FutureIncomingResponse::Here(received) => received,
+            FutureIncomingResponse::Told | FutureIncomingResponse::Coming(_) => {
+                return Ok(Some(Err(())));
+            }
+        };
+        Ok(Some(Ok(match received {
+            Ok(received) => {
+                let _held = hold(&self.context.memory, &received)?;
+                Ok(self.table.push(IncomingResponse {
+                    status: received.status.as_u16(),
+                    headers: Fields::received(received.headers),
+                    body: Some(received.body),
+                    _held,
+                })?)
+            }
+            Err(error) => Err(error.into()),
+        })))
     }
 
     fn drop(&mut self, response: Resource<FutureIncomingResponse>) -> wasmtime::Result<()> {
-        match self.table.delete(response)? {}
+        self.table.delete(response)?;
+        Ok(())
     }
 }

@@ -32,7 +32,7 @@ impl IncomingRequest {
 
 impl types::HostIncomingRequest for HttpView<'_> {
     fn method(&mut self, request: Resource<IncomingRequest>) -> wasmtime::Result<Method> {
-        Ok(method_to_wit(&self.table.get(&request)?.method))
+        Ok((&self.table.get(&request)?.method).into())
     }
 
     fn path_with_query(
@@ -80,20 +80,5 @@ impl types::HostIncomingRequest for HttpView<'_> {
     fn drop(&mut self, request: Resource<IncomingRequest>) -> wasmtime::Result<()> {
         self.table.delete(request)?;
         Ok(())
-    }
-}
-
-fn method_to_wit(method: &http::Method) -> Method {
-    match *method {
-        http::Method::GET => Method::Get,
-        http::Method::HEAD => Method::Head,
-        http::Method::POST => Method::Post,
-        http::Method::PUT => Method::Put,
-        http::Method::DELETE => Method::Delete,
-        http::Method::CONNECT => Method::Connect,
-        http::Method::OPTIONS => Method::Options,
-        http::Method::TRACE => Method::Trace,
-        http::Method::PATCH => Method::Patch,
-        _ => Method::Other(method.as_str().to_owned()),
     }
 }

@@ -193,7 +193,12 @@ impl KvView<'_> {
     fn tell(&self, told: Told) {
         if let (Some(sink), Some(from)) = (self.calls, told.began) {
             let (name, to) = (told.name, Instant::now());
-            sink.called(Called { name, from, to });
+            sink.called(Called {
+                name,
+                from,
+                to,
+                span: None,
+            });
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A traced request as spans: the request, and in it routing, loading, the instance and its guest, and the guest's calls.
 
 use bytes::Bytes;
-use model::trace::{SpanId, Stretch, Traced};
+use model::trace::{Call, SpanId, Stretch, Traced};
 use model::{Fault, Outcome, RequestRecord};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
@@ -108,9 +108,22 @@ fn spans(traced: &Traced) -> Vec<Span> {
     if let Some(began) = traced.guest_began_ns {
         spans.push(guest(traced, began));
         let calls = traced.calls.iter();
-        spans.extend(calls.map(|call| child(traced, traced.guest, &call.name, call.stretch)));
+        spans.extend(calls.map(|call| called(traced, call)));
     }
     spans
+}
+
+/// A guest's call. One that asked elsewhere has told there who asks.
+fn called(traced: &Traced, call: &Call) -> Span {
+    let span = child(traced, traced.guest, &call.name, call.stretch);
+    match call.span {
+        None => span,
+        Some(id) => Span {
+            span_id: id.bytes().to_vec(),
+            kind: SpanKind::Client.into(),
+            ..span
+        },
+    }
 }
 
 /// The span of the request itself.
@@ -212,7 +225,7 @@ fn new_id() -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use model::trace::{Call, TraceId};
+    use model::trace::TraceId;
     use model::{Usage, VersionNumber};
 
     use super::*;
@@ -236,6 +249,7 @@ mod tests {
             calls: vec![Call {
                 name: "config.get".into(),
                 stretch: stretch(60, 70),
+                span: None,
             }],
             calls_dropped: 2,
             request: "r".into(),

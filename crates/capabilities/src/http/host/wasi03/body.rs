@@ -18,7 +18,7 @@ use wasmtime::{AsContextMut, StoreContextMut};
 
 use super::types::ErrorCode;
 use crate::http::host::{Http, HttpData, take_trailers};
-use crate::http::{BodyError, Fields, Incoming, Outgoing};
+use crate::http::{Fields, Incoming, Outgoing};
 
 /// What comes behind a body.
 pub type Trailers = Result<Option<Resource<Fields>>, ErrorCode>;
@@ -27,7 +27,7 @@ pub type Sent = Result<(), ErrorCode>;
 
 /// A message's body.
 pub enum Body {
-    /// Of the request that came in.
+    /// Of a message that came in.
     Received(Incoming),
     /// Of a message that the guest makes.
     Made(Made),
@@ -96,35 +96,46 @@ impl Body {
         }
     }
 
-    /// Sends the body on its way; `length` is what its `content-length` promises. One that is the request's own is
-    /// left to be relayed.
+    /// Sends the body on its way; `length` is what its `content-length` promises. One that was received is left to be
+    /// relayed.
     pub fn send<T: HttpData>(
         self,
         mut store: impl AsContextMut<Data = T>,
         length: Option<u64>,
     ) -> wasmtime::Result<(Outgoing, Option<Relay>)> {
+        let body = Outgoing::held(&store.as_context_mut().data_mut().http().context.memory)?;
+        let end = Arc::new(End {
+            body: body.clone(),
+            length,
+            parts: Mutex::default(),
+        });
         let made = match self {
             Self::Made(made) => made,
-            Self::Received(_) => unreachable!("replies are made by the guest"),
+            Self::Received(from) => {
+                let relay = Relay {
+                    from,
+                    to: end,
+                    whole: true,
+                };
+                return Ok((body, Some(relay)));
+            }
         };
-        let body = Outgoing::held(&store.as_context_mut().data_mut().http().context.memory)?;
         let sending = Sending {
             body: body.clone(),
             length,
         };
         // Who does not ask what became of it has dropped the other end.
         let _ = made.sending.send(sending);
-        let end = Arc::new(End {
-            body: body.clone(),
-            length,
-            parts: Mutex::default(),
-        });
         let mut relay = None;
-        match made.contents.map(|contents| contents.try_into(&mut store)) {
+        match made
+            .contents
+            .map(|contents| contents.try_into::<BodyProducer>(&mut store))
+        {
             Some(Ok(from)) => {
                 relay = Some(Relay {
-                    from,
+                    from: from.body,
                     to: end.clone(),
+                    whole: false,
                 })
             }
             Some(Err(contents)) => contents.pipe(&mut store, BodyConsumer(end.clone()))?,
@@ -132,6 +143,24 @@ impl Body {
         }
         made.trailers.pipe(store, TrailersConsumer(end))?;
         Ok((body, relay))
+    }
+
+    /// The same for a request, which need not have a body.
+    pub fn send_if_any<T: HttpData>(
+        self,
+        store: impl AsContextMut<Data = T>,
+        length: Option<u64>,
+    ) -> wasmtime::Result<(Option<Outgoing>, Option<Relay>)> {
+        let is_empty = match &self {
+            Self::Made(made) => made.contents.is_none(),
+            Self::Received(body) => body.is_empty(),
+        };
+        if is_empty {
+            self.close(store)?;
+            return Ok((None, None));
+        }
+        let (body, relay) = self.send(store, length)?;
+        Ok((Some(body), relay))
     }
 
     /// Tells whoever writes the body that nobody will read it.
@@ -161,14 +190,6 @@ async fn sent_well(sending: oneshot::Receiver<Sending>) -> Sent {
         Some(length) if length != written => ErrorCode::HttpResponseBodySize(Some(written)),
         _ => ErrorCode::ConnectionTerminated,
     })
-}
-
-fn error_code(error: BodyError) -> ErrorCode {
-    match error {
-        BodyError::ClientGone => ErrorCode::ConnectionTerminated,
-        BodyError::Timeout => ErrorCode::ConnectionReadTimeout,
-        BodyError::Malformed => ErrorCode::HttpProtocolError,
-    }
 }
 
 /// A request body as a stream.
@@ -250,7 +271,7 @@ impl<D: HttpData> FutureProducer<D> for TrailersProducer {
             Ok(Some(map)) => Ok(Some(
                 store.data_mut().http().table.push(Fields::received(map))?,
             )),
-            Err(error) => Err(error_code(error)),
+            Err(error) => Err(error.into()),
         })))
     }
 }
@@ -314,27 +335,40 @@ impl End {
     }
 }
 
-/// A request's body on its way back as its reply's: the guest looks at no byte of it.
+/// A body on its way from one message to another: the guest looks at no byte of it.
 pub struct Relay {
-    from: BodyProducer,
+    from: Incoming,
     to: Arc<End>,
+    /// Whether its trailers go along. If not, the guest says what they are.
+    whole: bool,
 }
 
 impl Relay {
-    /// Hands everything on, as fast as it is taken.
+    /// Hands everything on, as fast as it is taken, for as long as anyone reads it.
     pub async fn run(self) {
-        let Self { from, to } = self;
+        let Self { from, to, whole } = self;
         loop {
-            poll_fn(|context| from.body.poll_ready(context)).await;
+            let read = poll_fn(|context| match to.body.poll_left(context) {
+                Poll::Ready(()) => Poll::Ready(false),
+                Poll::Pending => from.poll_ready(context).map(|()| true),
+            });
+            if !read.await {
+                return;
+            }
             poll_fn(|context| to.body.poll_room(context)).await;
             let Ok(room) = to.body.room() else { return };
-            match from.body.read(room) {
+            match from.read(room) {
                 Ok(Some(bytes)) if to.fits(bytes.len()) => {
                     let written = to.body.write(bytes);
                     written.expect("its room was asked for, and it is open");
                 }
                 Ok(Some(_)) | Err(_) => return to.fail(),
-                Ok(None) => return to.contents_ended(),
+                Ok(None) => {
+                    if whole {
+                        to.trailers_came(from.trailers().ok().flatten());
+                    }
+                    return to.contents_ended();
+                }
             }
         }
     }

@@ -1,10 +1,12 @@
 //! Requests and replies as a guest holds them: those it was handed, and those it makes.
 
 use http::StatusCode;
+use model::HttpScheme;
 use wasmtime::component::{Access, FutureReader, Resource, StreamReader};
 
 use super::body::{Body, Sent, Trailers};
 use super::types::{self, Method, RequestOptionsError, Scheme};
+use crate::http::client::{Asked, Received, Waits};
 use crate::http::host::outgoing::{is_authority, is_method, is_path, is_scheme};
 use crate::http::host::{Http, HttpData, HttpView, NewRequest};
 use crate::http::{Fields, Held, HostMemoryLimit};
@@ -15,7 +17,7 @@ pub struct Request {
     scheme: Option<Scheme>,
     authority: Option<String>,
     path_with_query: Option<String>,
-    headers: Fields,
+    pub(super) headers: Fields,
     options: RequestOptions,
     pub(super) body: Body,
     /// For the parts of one that a guest makes that may be long.
@@ -31,18 +33,31 @@ pub struct RequestOptions {
     immutable: bool,
 }
 
-/// A reply that a guest makes.
+/// A reply that a guest makes, or one to a request of its own.
 pub struct Response {
     pub(super) status: StatusCode,
     pub(super) headers: Fields,
     pub(super) body: Body,
+    /// For one that came in.
+    _held: Option<Held>,
+}
+
+impl Response {
+    pub(super) fn received(received: Received, held: Held) -> Self {
+        Self {
+            status: received.status,
+            headers: Fields::received(received.headers),
+            body: Body::Received(received.body),
+            _held: Some(held),
+        }
+    }
 }
 
 impl Request {
     pub(super) fn received(request: NewRequest) -> Self {
         let target = request.parts.uri.path_and_query();
         Self {
-            method: method(&request.parts.method),
+            method: (&request.parts.method).into(),
             scheme: Some(match request.scheme {
                 "https" => Scheme::Https,
                 _ => Scheme::Http,
@@ -56,25 +71,26 @@ impl Request {
         }
     }
 
+    /// The request to be sent, and its body.
+    pub(super) fn asked(self) -> wasmtime::Result<(Asked, Body)> {
+        let options = self.options;
+        let asked = Asked {
+            method: self.method.try_into()?,
+            // The interface leaves it open what none means.
+            scheme: self.scheme.map_or(Some(HttpScheme::Https), Into::into),
+            authority: self.authority.unwrap_or_default(),
+            target: self.path_with_query.unwrap_or_default(),
+            headers: self.headers.into_map(),
+            body: None,
+            waits: Waits::within(options.connect, options.first_byte, options.between_bytes),
+        };
+        Ok((asked, self.body))
+    }
+
     fn count(&mut self) -> Result<(), HostMemoryLimit> {
         let length = |part: &Option<String>| part.as_ref().map_or(0, String::len);
         let bytes = length(&self.path_with_query) + length(&self.authority);
         self.held.as_mut().map_or(Ok(()), |held| held.resize(bytes))
-    }
-}
-
-fn method(method: &http::Method) -> Method {
-    match *method {
-        http::Method::GET => Method::Get,
-        http::Method::HEAD => Method::Head,
-        http::Method::POST => Method::Post,
-        http::Method::PUT => Method::Put,
-        http::Method::DELETE => Method::Delete,
-        http::Method::CONNECT => Method::Connect,
-        http::Method::OPTIONS => Method::Options,
-        http::Method::TRACE => Method::Trace,
-        http::Method::PATCH => Method::Patch,
-        _ => Method::Other(method.as_str().to_owned()),
     }
 }
 
@@ -87,7 +103,7 @@ impl<T: HttpData> types::HostRequestWithStore<T> for Http {
         options: Option<Resource<RequestOptions>>,
     ) -> wasmtime::Result<(Resource<Request>, FutureReader<Sent>)> {
         let (body, sent) = Body::made(&mut access, contents, trailers)?;
-        let HttpView { context, table } = access.get();
+        let HttpView { context, table, .. } = access.get();
         let options = options.map(|options| table.delete(options)).transpose()?;
         let request = Request {
             method: Method::Get,
@@ -303,6 +319,7 @@ impl<T: HttpData> types::HostResponseWithStore<T> for Http {
             status: StatusCode::OK,
             headers: super::super::take_fields(table, headers)?,
             body,
+            _held: None,
         };
         Ok((table.push(response)?, sent))
     }

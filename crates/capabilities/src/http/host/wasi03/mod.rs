@@ -9,7 +9,10 @@ mod message;
 use wasmtime::AsContextMut;
 use wasmtime::component::{Accessor, Linker, Resource, ResourceTable};
 
+use super::outgoing::hold;
+use super::response::content_length;
 use super::{Http, HttpData, HttpView, NewRequest};
+use crate::http::client::SendError;
 use crate::http::{Answer, GaveUp, Reply};
 use bindings::wasi::http::client;
 use bindings::wasi::http::types;
@@ -17,7 +20,7 @@ pub use body::Relay;
 pub use message::{Request, Response};
 pub use types::ErrorCode;
 
-mod bindings {
+pub(super) mod bindings {
     wasmtime::component::bindgen!({
         path: "src/http/wit03",
         world: "wasi:http/host",
@@ -77,8 +80,9 @@ pub fn answer<T: HttpData>(
         status,
         headers,
         body,
+        ..
     } = response;
-    let length = match super::response::content_length(headers.map()) {
+    let length = match content_length(headers.map()) {
         Ok(length) => length,
         Err(text) => {
             body.close(store)?;
@@ -103,10 +107,37 @@ impl<T: HttpData> client::HostWithStore<T> for Http {
         accessor: &Accessor<T, Self>,
         request: Resource<Request>,
     ) -> wasmtime::Result<Returned> {
-        accessor.with(|mut access| {
+        let begun = accessor.with(|mut access| {
             let request = access.get().table.delete(request)?;
-            request.body.close(access)?;
-            Ok(Err(ErrorCode::HttpRequestDenied))
+            let Ok(length) = content_length(request.headers.map()) else {
+                request.body.close(access)?;
+                return wasmtime::error::Ok(Err(SendError::Malformed));
+            };
+            let (mut asked, body) = request.asked()?;
+            let (body, relay) = body.send_if_any(&mut access, length)?;
+            asked.body = body.map(|body| body.reader());
+            let HttpView {
+                context, sender, ..
+            } = access.get();
+            let coming = context.outbound.send(asked, sender);
+            if let (Ok(_), Some(relay)) = (&coming, relay) {
+                tokio::task::spawn_local(relay.run());
+            }
+            Ok(coming)
+        })?;
+        let received = match begun {
+            Ok(coming) => coming.await,
+            Err(error) => Err(error),
+        };
+        accessor.with(|mut access| {
+            let HttpView { context, table, .. } = access.get();
+            Ok(match received {
+                Ok(received) => {
+                    let held = hold(&context.memory, &received)?;
+                    Ok(table.push(Response::received(received, held))?)
+                }
+                Err(error) => Err(error.into()),
+            })
         })
     }
 }

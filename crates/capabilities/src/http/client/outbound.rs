@@ -1,0 +1,348 @@
+//! What one invocation may send: where its grants let it, so often, so many at once, for so long.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
+use http::uri::PathAndQuery;
+use http::{Method, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use model::trace::SpanId;
+use model::{AppId, Destination, Grants, HttpScheme, LogStream, Millis, limits};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinHandle;
+
+use super::download::clean;
+use super::{Call, Client, SendError};
+use crate::calls::{CallSink, Called};
+use crate::http::{BodyError, Incoming, OutgoingReader};
+use crate::logs::{LineSink, Lines};
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// What an invocation has left of its requests. Those that share an instance share it.
+pub struct Outbound {
+    left: u64,
+    /// Made with the first request: most invocations send none.
+    at_once: Option<Arc<Semaphore>>,
+    /// How often what the guest answers has gone through the platform.
+    hops: u64,
+    traceparent: Option<HeaderValue>,
+}
+
+/// Whose requests they are, who takes them along, and who hears of it.
+#[derive(Clone, Copy)]
+pub struct Sender<'a> {
+    pub app: &'a AppId,
+    pub granted: &'a Grants,
+    pub client: &'a Arc<dyn Client>,
+    pub calls: Option<&'a Arc<dyn CallSink>>,
+    /// Where the app's owner reads why a request was not answered.
+    pub lines: &'a Arc<dyn LineSink>,
+}
+
+/// A request as a guest hands it over.
+pub struct Asked {
+    pub method: Method,
+    /// Neither `http` nor `https` is none.
+    pub scheme: Option<HttpScheme>,
+    pub authority: String,
+    pub target: String,
+    pub headers: HeaderMap,
+    pub body: Option<OutgoingReader>,
+    pub waits: Waits,
+}
+
+/// How long a guest waits for each part of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waits {
+    pub connect: Duration,
+    pub head: Duration,
+    pub body: Duration,
+}
+
+impl Waits {
+    /// What a guest asks for, in nanoseconds, within our own bounds: from a millisecond on.
+    pub fn within(connect: Option<u64>, head: Option<u64>, body: Option<u64>) -> Self {
+        let clamp = |asked: Option<u64>, most: Millis| {
+            let most = most.duration();
+            let asked = asked.map_or(most, Duration::from_nanos);
+            asked.clamp(Duration::from_millis(1), most)
+        };
+        Self {
+            connect: clamp(connect, limits::SUBREQUEST_CONNECT.default),
+            head: clamp(head, limits::SUBREQUEST_HEAD.default),
+            body: clamp(body, limits::SUBREQUEST_BODY.default),
+        }
+    }
+}
+
+/// A reply as a guest reads it.
+pub struct Received {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Incoming,
+}
+
+/// A request under way. Dropping it ends the request.
+pub struct Permitted(JoinHandle<Result<Received, SendError>>);
+
+impl Default for Outbound {
+    fn default() -> Self {
+        Self {
+            left: limits::SUBREQUESTS.default,
+            at_once: None,
+            hops: 0,
+            traceparent: None,
+        }
+    }
+}
+
+impl Outbound {
+    /// For one that answers a request which has these headers and has gone through the platform so often.
+    pub fn caused_by(hops: u64, headers: &HeaderMap) -> Self {
+        Self {
+            hops,
+            traceparent: headers.get(TRACEPARENT).cloned(),
+            ..Self::default()
+        }
+    }
+
+    /// For an instance that may answer so many requests.
+    pub fn of_many(requests: u64) -> Self {
+        Self {
+            left: limits::SUBREQUESTS.default.saturating_mul(requests),
+            ..Self::default()
+        }
+    }
+
+    /// What such an instance answers from now on has gone through the platform so often at the most.
+    pub fn set_hops(&mut self, hops: u64) {
+        self.hops = hops;
+    }
+
+    /// Sends a request, within bounds. Must be called within a `tokio::task::LocalSet`.
+    pub fn send(&mut self, asked: Asked, sender: Sender<'_>) -> Result<Permitted, SendError> {
+        let shown = format!(
+            "{} {}{}",
+            asked.method,
+            asked.scheme.map_or("", HttpScheme::as_str),
+            match asked.scheme {
+                Some(_) => format!("://{}", asked.authority),
+                None => asked.authority.clone(),
+            },
+        );
+        let voice = Voice {
+            shown,
+            lines: sender.lines.clone(),
+        };
+        let begun = self.begin(asked, &sender);
+        let (call, span) = begun.inspect_err(|error| {
+            sender.client.counts().refused();
+            voice.explain(error);
+        })?;
+        let at_once = self.at_once.get_or_insert_with(|| {
+            Arc::new(Semaphore::new(limits::SUBREQUESTS_AT_ONCE.default as usize))
+        });
+        let task = run(
+            sender.client.clone(),
+            call,
+            at_once.clone(),
+            sender.calls.map(|calls| Told {
+                calls: calls.clone(),
+                span,
+            }),
+            voice,
+        );
+        Ok(Permitted(tokio::task::spawn_local(task)))
+    }
+
+    fn begin(
+        &mut self,
+        asked: Asked,
+        sender: &Sender<'_>,
+    ) -> Result<(Call, Option<SpanId>), SendError> {
+        if sender.granted.http.is_empty() {
+            return Err(SendError::NotGranted("https://HOST".to_owned()));
+        }
+        let scheme = asked.scheme.ok_or(SendError::Scheme)?;
+        let to = Destination::parse(scheme, &asked.authority)?;
+        // Before all else, so that nothing can be learnt of what is not granted.
+        if !sender.granted.covers(&to) {
+            return Err(SendError::NotGranted(to.to_string()));
+        }
+        if matches!(asked.method, Method::CONNECT | Method::TRACE) {
+            return Err(SendError::Method(asked.method));
+        }
+        let target = match asked.target.as_str() {
+            "" => PathAndQuery::from_static("/"),
+            "*" if asked.method == Method::OPTIONS => PathAndQuery::from_static("*"),
+            text if text.starts_with('/') => text.parse().map_err(|_| SendError::Malformed)?,
+            text if text.starts_with('?') => {
+                let text = format!("/{text}");
+                text.parse().map_err(|_| SendError::Malformed)?
+            }
+            _ => return Err(SendError::Malformed),
+        };
+        self.left = self.left.checked_sub(1).ok_or(SendError::TooMany)?;
+        let hops = self.hops + 1;
+        let mut headers = asked.headers;
+        // Those of a request that came in may be among them.
+        clean(&mut headers);
+        let mut span = None;
+        // A guest may say itself what its request is a part of.
+        if !headers.contains_key(TRACEPARENT) {
+            let child = sender.calls.and_then(|calls| calls.child());
+            span = child.map(|child| child.span);
+            let child = child.and_then(|child| HeaderValue::from_bytes(&child.value()).ok());
+            if let Some(parent) = child.or_else(|| self.traceparent.clone()) {
+                headers.insert(TRACEPARENT, parent);
+            }
+        }
+        // A request without a body has no length to promise.
+        if asked.body.is_none() {
+            headers.remove(CONTENT_LENGTH);
+        }
+        let call = Call {
+            caller: sender.app.clone(),
+            to,
+            method: asked.method,
+            target,
+            headers,
+            body: asked.body,
+            waits: asked.waits,
+            hops,
+        };
+        Ok((call, span))
+    }
+}
+
+/// Who hears of a call, and as which span.
+struct Told {
+    calls: Arc<dyn CallSink>,
+    span: Option<SpanId>,
+}
+
+/// Tells an app's owner what became of a request.
+struct Voice {
+    shown: String,
+    lines: Arc<dyn LineSink>,
+}
+
+impl Voice {
+    fn explain(&self, error: &SendError) {
+        let lines = Lines::new(self.lines.clone(), LogStream::Platform);
+        lines.write(format!("the request {} was not answered: {error}\n", self.shown).as_bytes());
+        lines.finish();
+    }
+}
+
+async fn run(
+    client: Arc<dyn Client>,
+    call: Call,
+    at_once: Arc<Semaphore>,
+    told: Option<Told>,
+    voice: Voice,
+) -> Result<Received, SendError> {
+    let from = told.as_ref().map(|_| Instant::now());
+    let answered = answer(&*client, call, at_once).await;
+    client.counts().count(&answered);
+    if let (Some(told), Some(from)) = (told, from) {
+        told.calls.called(Called {
+            name: "http.send",
+            from,
+            to: Instant::now(),
+            span: told.span,
+        });
+    }
+    answered.inspect_err(|error| voice.explain(error))
+}
+
+async fn answer(
+    client: &dyn Client,
+    call: Call,
+    at_once: Arc<Semaphore>,
+) -> Result<Received, SendError> {
+    let turn = tokio::time::timeout(call.waits.connect, at_once.acquire_owned()).await;
+    let turn = turn.map_err(|_| SendError::Busy)?;
+    let turn = turn.expect("it is never closed");
+    let (parts, body) = client.send(call).await?.into_parts();
+    let body = body.map(
+        |body| -> Pin<Box<dyn Body<Data = Bytes, Error = BodyError> + Send>> {
+            Box::pin(Turn { body, _turn: turn })
+        },
+    );
+    Ok(Received {
+        status: parts.status,
+        headers: parts.headers,
+        body: Incoming::new(body),
+    })
+}
+
+/// A body that keeps its request's place among those under way.
+struct Turn {
+    body: Pin<Box<dyn Body<Data = Bytes, Error = BodyError> + Send>>,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Body for Turn {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.body.as_mut().poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Future for Permitted {
+    type Output = Result<Received, SendError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let ended = ready!(Pin::new(&mut self.0).poll(context));
+        Poll::Ready(ended.unwrap_or_else(|error| Err(SendError::Platform(error.to_string()))))
+    }
+}
+
+impl Drop for Permitted {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_waits_within_bounds() {
+        let check = |asked: Option<u64>, expected_ms: u64| {
+            let waits = Waits::within(asked, asked, asked);
+            assert_eq!(
+                waits.connect,
+                Duration::from_millis(expected_ms.min(10_000))
+            );
+            assert_eq!(waits.head, Duration::from_millis(expected_ms));
+            assert_eq!(waits.body, waits.head);
+        };
+        check(None, 30_000);
+        check(Some(0), 1);
+        check(Some(1), 1);
+        check(Some(u64::MAX), 30_000);
+        check(Some(5_000_000_000), 5_000);
+    }
+}

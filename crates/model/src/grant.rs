@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::limits;
 use crate::manifest::ManifestError;
-use crate::name::StoreName;
+use crate::name::{SecretName, StoreName};
 
 /// What an app may touch.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,9 @@ pub struct Grants {
     /// Key-value stores, each the app's own.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub kv: BTreeSet<StoreName>,
+    /// Secrets of the tenant's, by name: read as configuration values are.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub secrets: BTreeSet<SecretName>,
 }
 
 impl Grants {
@@ -29,6 +32,7 @@ impl Grants {
         env: BTreeMap::new(),
         config: BTreeMap::new(),
         kv: BTreeSet::new(),
+        secrets: BTreeSet::new(),
     };
 
     /// Whether every part is within bounds.
@@ -40,6 +44,24 @@ impl Grants {
         let limit = limits::KV_STORES.default;
         if count > limit {
             return Err(ManifestError::TooManyStores { count, limit });
+        }
+        self.check_secrets()
+    }
+
+    /// Whether there are not too many secrets, and no name reaches both one of them and a configuration value.
+    fn check_secrets(&self) -> Result<(), ManifestError> {
+        let count = self.secrets.len() as u64;
+        let limit = limits::SECRETS_GRANTED.default;
+        if count > limit {
+            return Err(ManifestError::TooManySecrets { count, limit });
+        }
+        for secret in &self.secrets {
+            if let Some(value) = self.config.keys().find(|value| secret.is_written(value)) {
+                return Err(ManifestError::ValueAndSecret {
+                    value: value.clone(),
+                    secret: secret.clone(),
+                });
+            }
         }
         Ok(())
     }

@@ -143,6 +143,12 @@ limits! {
     KV_EXPIRED: u64 = fixed("kv-expired", 1_000, "values that are cleared away together when their time is over");
     KV_READERS: u64 = fixed("kv-readers", 4_096, "reads of the node's stores under way at once, in all of its workers");
 
+    // Secrets
+    SECRET: Size = fixed("secret", Size::kib(64), "bytes of a secret's value");
+    SECRETS_GRANTED: u64 = fixed("secrets-granted", 32, "secrets that one app is granted; a name that a guest asks for is looked for among them");
+    SECRETS_TENANT: u64 = fixed("secrets-tenant", 100, "secrets of one tenant");
+    SECRETS_TENANTS: Size = fixed("secrets-tenants", Size::mib(64), "bytes of all tenants' secrets together, each with 256 for what is kept about it; every worker holds them");
+
     // Connections and requests
     CONNECTIONS: u64 = Limit { name: "node.connections", default: 10_000, ceiling: 1_000_000,
         reason: "client connections one worker holds; each takes a descriptor and 10-20 KiB" };

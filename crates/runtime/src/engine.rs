@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use capabilities::config::Secrets;
 use capabilities::kv::KeyValue;
 use model::{BuildKey, CpuClass, EngineSetting, Size, limits};
 use wasmtime::{
@@ -36,6 +37,7 @@ pub struct PoolSettings {
 #[derive(Clone)]
 pub struct Backends {
     pub kv: Arc<dyn KeyValue>,
+    pub secrets: Secrets,
 }
 
 /// What a worker runs guests with. Cheap to clone; clones share the pool.
@@ -116,6 +118,7 @@ pub(crate) fn link_components(
         EngineSetting::B => {
             wasmtime_wasi::p3::add_to_linker(&mut linker)?;
             capabilities::http::host::wasi03::add_to_linker(&mut linker)?;
+            capabilities::config::host::add_async_to_linker(&mut linker)?;
             capabilities::kv::host::add_async_to_linker(&mut linker)?;
         }
     }
@@ -296,5 +299,6 @@ pub(crate) fn empty_backends() -> (tempfile::TempDir, Backends) {
     let stores =
         capabilities::kv::embedded::Stores::open(folder.path(), Size::mib(1), clock).unwrap();
     let kv = Arc::new(stores);
-    (folder, Backends { kv })
+    let secrets = Secrets::default();
+    (folder, Backends { kv, secrets })
 }

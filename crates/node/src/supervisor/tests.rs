@@ -95,6 +95,7 @@ impl Trial {
             connections: 64,
             trust_forwarded: false,
             certificates: tokio::sync::watch::Sender::new(Default::default()).subscribe(),
+            secrets: tokio::sync::watch::Sender::new(Default::default()).subscribe(),
             ticket_keys: None,
             proxy_protocol: false,
             default_host: None,

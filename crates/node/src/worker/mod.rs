@@ -39,6 +39,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use capabilities::config::Secrets;
 use model::pipe::{Certificate, Ending, ToSupervisor, ToWorker, WorkerSettings};
 use model::{Change, Digest, Generation, Millis, limits};
 use runtime::{Backends, Code, Engine, EngineError, Instances, Pool, PoolSettings};
@@ -177,8 +178,10 @@ fn begin(settings: &WorkerSettings, stores: Stores, outbox: Outbox) -> Result<Wo
         slots: settings.slots,
         memory: settings.memory_ceiling,
     };
+    let secrets = Secrets::default();
     let backends = Backends {
         kv: Arc::new(stores),
+        secrets: secrets.clone(),
     };
     let engine = Engine::for_worker(pool, backends)?;
     // After the engine, which opens its process's page map: that is root's alone once this is said.
@@ -187,6 +190,7 @@ fn begin(settings: &WorkerSettings, stores: Stores, outbox: Outbox) -> Result<Wo
     getrandom::fill(&mut random).map_err(doing("drawing a random number"))?;
     Ok(Worker {
         engine,
+        secrets,
         pool: Pool::new(settings.slots, settings.tenant_slots),
         instances: Instances::default(),
         forwarded: if settings.trust_forwarded {
@@ -241,6 +245,13 @@ impl Control {
                 ToWorker::TicketKeys(keys) => self.worker.tls.tickets.use_keys(&keys),
                 ToWorker::Certificate(certificate) => self.certify(&certificate),
                 ToWorker::Certificates(ids) => self.show(&ids),
+                ToWorker::Secret(secret) => self.worker.secrets.put(secret),
+                ToWorker::Secrets { revision, gone } => {
+                    for id in &gone {
+                        self.worker.secrets.forget(id);
+                    }
+                    outbox.put(ToSupervisor::Secrets { revision });
+                }
                 ToWorker::Apply {
                     generation,
                     changes,

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use capabilities::config::Secrets;
 use http::header::HeaderValue;
 use http::request::Parts;
 use http::{Request, Response};
@@ -30,6 +31,8 @@ use super::upload;
 /// What every request of this worker shares.
 pub struct Worker {
     pub engine: Engine,
+    /// As the engine's guests find them.
+    pub secrets: Secrets,
     pub pool: Pool,
     pub instances: Instances,
     pub forwarded: Forwarded,

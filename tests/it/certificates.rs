@@ -42,7 +42,7 @@ fn comes_to_refuse(secured: &Secured, host: &str) {
 }
 
 /// Every file below a folder that can be read as one.
-fn files(folder: &Path) -> Vec<PathBuf> {
+pub fn files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {

@@ -7,11 +7,16 @@ use model::Manifest;
 use tests::{Guest, Platform};
 
 /// An example's folder, what it was built into, and what it answers to `/there`.
-const EXAMPLES: [(&str, Guest, &str); 2] = [
+const EXAMPLES: [(&str, Guest, &str); 3] = [
     (
         "rust/hello",
         Guest::Example("hello"),
         "Hello from the edge! You asked for /there\n",
+    ),
+    (
+        "rust/secrets",
+        Guest::Example("secrets"),
+        "charging in EUR, once `midge secret set stripe-key` was said\n",
     ),
     (
         "c/hello-command",
@@ -42,6 +47,23 @@ fn every_example_answers_as_its_manifest_has_it() {
             .says("live on 1 of 1 nodes");
         let reply = platform.get(manifest.name.as_str(), "/there");
         reply.is(200).says(answer);
+    }
+}
+
+/// The code that a page shows is an example's, which is built and answers.
+#[test]
+fn the_guides_code_is_that_of_an_example() {
+    let page = fs::read_to_string(root().join("../docs/guide/secrets.md")).unwrap();
+    let source = fs::read_to_string(root().join("rust/secrets/src/lib.rs")).unwrap();
+    let blocks: Vec<&str> = page
+        .split("```rust\n")
+        .skip(1)
+        .filter_map(|rest| rest.split_once("```"))
+        .map(|(block, _)| block)
+        .collect();
+    assert!(!blocks.is_empty());
+    for block in blocks {
+        assert!(source.contains(block), "not in the example:\n{block}");
     }
 }
 

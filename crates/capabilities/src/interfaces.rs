@@ -65,7 +65,9 @@ const WASI_KEY_VALUE: Versions = Exactly(&["0.2.0-draft", "0.2.0-draft2"]);
 
 const INTERFACES: &[(&str, Versions, Standing)] = &[
     ("fermyon:spin/key-value", Stable(&["2.0"]), KEY_VALUE),
+    ("fermyon:spin/variables", Stable(&["2.0"]), Free),
     ("spin:key-value/key-value", Stable(&["3.0"]), KEY_VALUE),
+    ("spin:variables/variables", Stable(&["3.0"]), Free),
     ("wasi:cli/environment", BOTH, Free),
     ("wasi:cli/exit", BOTH, Free),
     ("wasi:cli/stderr", BOTH, Free),
@@ -194,6 +196,9 @@ mod tests {
         check("fermyon:spin/key-value@2.0.0", Some(KEY_VALUE));
         check("fermyon:spin/key-value@1.0.0", None);
         check("spin:key-value/key-value@3.0.0", Some(KEY_VALUE));
+        check("fermyon:spin/variables@2.0.0", Some(Free));
+        check("spin:variables/variables@3.0.0", Some(Free));
+        check("spin:variables/variables@2.0.0", None);
         check("wasi:keyvalue/atomics@0.2.0-draft2", Some(KEY_VALUE));
         check("wasi:keyvalue/watcher@0.2.0-draft2", None);
         check("wasi_snapshot_preview1", Some(Free));

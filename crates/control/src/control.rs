@@ -21,6 +21,7 @@ use crate::mend;
 use crate::natives::{self, Natives, has_digest};
 use crate::pins::Pins;
 use crate::records::{Records, RecordsError, versions};
+use crate::secrets::Secrets;
 use crate::settings::{Clock, ControlSettings};
 use crate::tokens;
 use crate::turns::Turns;
@@ -66,6 +67,7 @@ pub(crate) struct Platform {
     pub natives: Natives,
     pub deployer: Deployer,
     pub certificates: Certificates,
+    pub secrets: Secrets,
     pub pins: Pins,
     /// Held while a new app comes to be.
     pub creating: tokio::sync::Mutex<()>,
@@ -118,6 +120,8 @@ impl Control {
 
         let opening = Certificates::open(records.clone(), keys.clone(), settings.notice.clone());
         let certificates = opening.await?;
+        let serving = settings.secrets.clone();
+        let secrets = Secrets::open(&records, &keys, serving, &settings.notice).await?;
         let first_generation = catalog.generation();
         let natives = Natives {
             records: records.clone(),
@@ -146,6 +150,7 @@ impl Control {
             natives,
             deployer,
             certificates: certificates.clone(),
+            secrets,
             creating: tokio::sync::Mutex::default(),
             pins: Pins::default(),
             failures: Failures::default(),

@@ -67,7 +67,7 @@ enum Order {
 #[derive(Clone)]
 pub(crate) struct Deployer {
     orders: mpsc::Sender<Order>,
-    generation: watch::Receiver<Generation>,
+    catalog: watch::Receiver<Catalog>,
 }
 
 impl Deployer {
@@ -83,7 +83,12 @@ impl Deployer {
 
     /// The newest generation.
     pub fn generation(&self) -> Generation {
-        *self.generation.borrow()
+        self.catalog.borrow().generation()
+    }
+
+    /// What is served by it.
+    pub fn catalog(&self) -> Catalog {
+        self.catalog.borrow().clone()
     }
 
     async fn submit<T>(
@@ -119,12 +124,12 @@ impl Deployments {
     /// The task, to be run until it ends, which it does when every [`Deployer`] is gone or it is aborted.
     pub fn start(self) -> (Deployer, impl Future<Output = ()> + Send) {
         let (orders, queue) = mpsc::channel(limits::DEPLOYS_WAITING.default as usize);
-        let (newest, generation) = watch::channel(self.catalog.generation());
-        let deployer = Deployer { orders, generation };
+        let (newest, catalog) = watch::channel(self.catalog.clone());
+        let deployer = Deployer { orders, catalog };
         (deployer, self.work(queue, newest))
     }
 
-    async fn work(mut self, mut queue: mpsc::Receiver<Order>, newest: watch::Sender<Generation>) {
+    async fn work(mut self, mut queue: mpsc::Receiver<Order>, newest: watch::Sender<Catalog>) {
         const RETRY: Duration = Duration::from_millis(500);
         let mut published = true;
         loop {
@@ -142,7 +147,7 @@ impl Deployments {
                     let made = self.make(move |t, mover| mover.deploy(t, wanted)).await;
                     self.certificates.moved(&tenant);
                     published = self.tell(&made, published).await;
-                    newest.send_replace(self.catalog.generation());
+                    newest.send_replace(self.catalog.clone());
                     // Who asked may have gone away; the move stands.
                     let _ = reply.send(made.map(|(deployment, _)| deployment));
                 }
@@ -151,7 +156,7 @@ impl Deployments {
                     let made = self.make(move |t, mover| mover.delete(t, id)).await;
                     self.certificates.moved(&tenant);
                     published = self.tell(&made, published).await;
-                    newest.send_replace(self.catalog.generation());
+                    newest.send_replace(self.catalog.clone());
                     let _ = reply.send(made.map(|(generation, _)| generation));
                 }
             }

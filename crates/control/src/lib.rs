@@ -22,6 +22,7 @@ mod restore;
 mod rollout;
 mod routes;
 mod seal;
+mod secrets;
 mod settings;
 mod temporary;
 mod tenants;

@@ -1,15 +1,16 @@
 //! A deployment from the wish to `live`: which version, its native code, the move of the pointer, the nodes' word.
 
 use model::api::{Deployed, Live, NewDeployment};
-use model::{AppId, Generation, Millis, Revision, Version, limits};
+use model::{AppId, Revision, Version, limits};
 use tokio::time::Instant;
 
 use crate::auth::Caller;
 use crate::control::Platform;
 use crate::deploy::{DeployError, Move};
-use crate::live;
+use crate::live::{self, Mark};
 use crate::natives::NativeError;
 use crate::records::{RecordsError, apps, deployments, versions};
+use crate::secrets;
 
 /// Why a deployment was not made.
 #[derive(Debug, thiserror::Error)]
@@ -50,16 +51,21 @@ pub(crate) async fn deploy(
     };
     let deployment = platform.deployer.deploy(wanted).await?;
     let wait = new.wait.unwrap_or(limits::API_WAIT.default);
-    let live = wait_live(platform, deployment.generation, started, wait).await;
-    let asked = id.clone();
-    let routes = platform
+    let mark = Mark::Generation(deployment.generation);
+    let live = live::reached(platform, mark, started, wait).await;
+    let (asked, wanted) = (id.clone(), version.manifest.grant.secrets);
+    let (routes, secrets_missing) = platform
         .records
-        .read(move |c| apps::routes_of(c, &asked))
+        .read(move |c| {
+            let missing = secrets::missing(c, &asked.tenant, &wanted)?;
+            Ok::<_, RecordsError>((apps::routes_of(c, &asked)?, missing))
+        })
         .await?;
     Ok(Deployed {
         deployment,
         live: seen_by(caller, &id, live),
         urls: platform.urls(&routes),
+        secrets_missing,
     })
 }
 
@@ -71,7 +77,8 @@ pub(crate) async fn delete(
 ) -> Result<Live, RolloutError> {
     let started = Instant::now();
     let generation = platform.deployer.delete(id.clone()).await?;
-    let live = wait_live(platform, generation, started, limits::API_WAIT.default).await;
+    let mark = Mark::Generation(generation);
+    let live = live::reached(platform, mark, started, limits::API_WAIT.default).await;
     // Nobody serves it any longer, so what it kept is nobody's. Where this fails, the next app of its name sees to it.
     if let Err(error) = platform.settings.kv.forget(&id).await {
         platform.notice(format!(
@@ -92,39 +99,27 @@ pub(crate) async fn now(
         .records
         .read(move |c| {
             let app = apps::find(c, &asked)?.ok_or_else(|| DeployError::NoApp(asked.clone()))?;
-            let deployment = deployments::find(c, &asked, app.present())?;
+            let Some(deployment) = deployments::find(c, &asked, app.present())? else {
+                return Ok(None);
+            };
+            let version = versions::find(c, &asked, deployment.version)?;
+            let wanted = version.map(|version| version.manifest.grant.secrets);
+            let missing = secrets::missing(c, &asked.tenant, &wanted.unwrap_or_default())?;
             let routes = apps::routes_of(c, &asked)?;
-            Ok::<_, DeployError>(deployment.map(|deployment| (deployment, routes)))
+            Ok::<_, DeployError>(Some((deployment, routes, missing)))
         })
         .await?;
-    Ok(found.map(|(deployment, routes)| {
+    Ok(found.map(|(deployment, routes, secrets_missing)| {
         let reports = platform.distribution.reports();
-        let live = live::count(&reports.borrow(), deployment.generation, Instant::now());
+        let mark = Mark::Generation(deployment.generation);
+        let live = live::count(&reports.borrow(), mark, Instant::now());
         Deployed {
             deployment,
             live: seen_by(caller, id, live),
             urls: platform.urls(&routes),
+            secrets_missing,
         }
     }))
-}
-
-async fn wait_live(
-    platform: &Platform,
-    generation: Generation,
-    started: Instant,
-    wait: Millis,
-) -> Live {
-    let wait = wait.min(limits::API_WAIT.default).duration();
-    let reports = platform.distribution.reports();
-    let waited = live::wait(reports, generation, started, wait);
-    match platform.closing().run_until_cancelled(waited).await {
-        Some(live) => live,
-        None => live::count(
-            &platform.distribution.reports().borrow(),
-            generation,
-            started,
-        ),
-    }
 }
 
 /// The version that is meant, and the revision that the pointer must be at.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use capabilities::kv::Keeper;
 use model::api::AppUsage;
-use model::{AppLimits, BuildKey, Host, Route, Size};
+use model::{AppLimits, BuildKey, Host, Route, Secrets, Size};
+use tokio::sync::watch;
 
 /// Milliseconds since 1970-01-01T00:00:00Z, from outside, so that a test can let time pass.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -39,6 +40,8 @@ pub struct ControlSettings {
     pub usage: Arc<dyn Fn() -> Vec<AppUsage> + Send + Sync>,
     /// The key-value stores of every app.
     pub kv: Arc<dyn Keeper>,
+    /// Where nodes find every secret that is set.
+    pub secrets: watch::Sender<Arc<Secrets>>,
     pub notice: Notice,
 }
 

@@ -238,6 +238,7 @@ async fn the_newest_report_of_each_node_counts(distribution: &dyn Distribution) 
         status: NodeStatus {
             name: name.into(),
             generation,
+            secrets: 0,
             workers: 1,
             worker_restarts: 0,
             listen: String::new(),

@@ -5,7 +5,8 @@ use model::TenantName;
 
 use crate::commands::{
     apps, backup, build, certificate, completions, delete, deploy, dev, doctor, inspect, kv,
-    limits, logs, new, restore, rollback, status, tenant, token, top, up, upgrade, versions,
+    limits, logs, new, restore, rollback, secret, status, tenant, token, top, up, upgrade,
+    versions,
 };
 use crate::failure::EXIT_CODES;
 
@@ -47,6 +48,7 @@ pub enum Command {
     Token(token::Options),
     Tenant(tenant::Options),
     Certificate(certificate::Options),
+    Secret(secret::Options),
     Kv(kv::Options),
     Status(status::Options),
     Top(top::Options),
@@ -153,6 +155,7 @@ mod tests {
             "midge build",
             "midge dev",
             "midge dev shop.wasm --addr 127.0.0.1:0 --env A=B --grant config.color=blue",
+            "midge dev --secret stripe-key=x --secret-file session-key=key",
             "midge deploy",
             "midge deploy shop.wasm --name shop --api http://127.0.0.1:1 --token t",
             "midge apps --json",
@@ -170,6 +173,10 @@ mod tests {
             "midge certificate set shop --chain a.pem --key a.key --tenant alice",
             "midge certificate list --json",
             "midge certificate delete shop",
+            "midge secret set stripe-key",
+            "midge secret set stripe-key --from key --json --tenant alice",
+            "midge secret list --json",
+            "midge secret delete stripe-key",
             "midge kv stores shop --json",
             "midge kv list shop --store carts --prefix a/",
             "midge kv get shop k",
@@ -216,6 +223,11 @@ mod tests {
             "midge kv set shop k v --ttl soon",
             "midge kv get shop k --store ../x",
             "midge certificate delete ../x",
+            "midge secret set stripe-key value",
+            "midge secret set stripe_key",
+            "midge secret set",
+            "midge dev --secret stripe-key",
+            "midge dev --secret ../x=y",
         ] {
             assert!(
                 Arguments::try_parse_from(line.split(' ')).is_err(),

@@ -32,7 +32,8 @@ use clap::Parser as _;
 use args::{Arguments, Command};
 use commands::{
     apps, backup, build, certificate, completions, delete, deploy, dev, doctor, inspect, kv,
-    limits, logs, new, restore, rollback, status, tenant, token, top, up, upgrade, versions,
+    limits, logs, new, restore, rollback, secret, status, tenant, token, top, up, upgrade,
+    versions,
 };
 use failure::{Exit, Failure, While as _};
 
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         Command::Token(options) => wait_for(token::run(&options)),
         Command::Tenant(options) => wait_for(tenant::run(&options)),
         Command::Certificate(options) => wait_for(certificate::run(&options)),
+        Command::Secret(options) => wait_for(secret::run(&options)),
         Command::Kv(options) => wait_for(kv::run(&options)),
         Command::Status(options) => wait_for(status::run(&options)),
         Command::Top(options) => wait_for(top::run(&options)),

@@ -6,12 +6,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use capabilities::kv::embedded::Stores;
 use control::Control;
 use distribution::{Distribution, NodeReport};
 use model::api::NodeStatus;
-use model::limits;
 use model::upgrade::{FORM, Offer, ToPredecessor, UpgradeWord, Upgraded};
+use model::{Secrets, limits};
 use node::Supervisor;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
@@ -25,7 +24,7 @@ use crate::profile;
 use crate::sockets::Sockets;
 use crate::succession::{Caller, Inheritance, Predecessor, Successor};
 use crate::telemetry::Log;
-use crate::wiring::{self, Node};
+use crate::wiring::{self, Lent, Node};
 
 /// The whole platform on this machine, running.
 pub struct Platform {
@@ -37,8 +36,7 @@ pub struct Platform {
     /// None while a successor has the records.
     control: Option<Controlled>,
     certificates: Certificates,
-    /// The apps' own.
-    stores: Stores,
+    lent: Lent,
     /// What a successor is handed.
     sockets: Sockets,
     /// Whose place this takes, until it was told that it may leave.
@@ -129,13 +127,19 @@ impl Platform {
         let node = Node::default();
         let (stores, stores_folder) = wiring::stores(settings).await?;
         let port = sockets.port();
-        let control = wiring::control(settings, port, &node, &stores, &distribution, log).await?;
+        let (secrets, to_guests) = watch::channel(Arc::default());
+        let lent = Lent {
+            stores: stores.clone(),
+            secrets,
+        };
+        let control = wiring::control(settings, port, &node, &lent, &distribution, log).await?;
         join(&mut certificates, settings, &control);
         let ticket_keys = predecessor.as_ref().and_then(|it| it.ticket_keys.clone());
         let serve = async {
             match predecessor {
                 Some(predecessor) => {
-                    take_over(&control, &*distribution, predecessor, &places.listen).await;
+                    let listen = &places.listen;
+                    take_over(&control, &lent.secrets, &*distribution, predecessor, listen).await;
                 }
                 None => control.collect(),
             }
@@ -146,6 +150,7 @@ impl Platform {
             let handed = wiring::Handed {
                 listeners,
                 certificates: certificates.serving(),
+                secrets: to_guests,
                 ticket_keys,
                 stores: (stores.clone(), stores_folder),
             };
@@ -174,7 +179,7 @@ impl Platform {
             node,
             control: Some(controlled),
             certificates,
-            stores,
+            lent,
             sockets,
             predecessor: None,
             before: watch::Sender::new(Before::Gone).subscribe(),
@@ -355,11 +360,11 @@ impl Platform {
             node,
             distribution,
             certificates,
-            stores,
+            lent,
             ..
         } = self;
         let port = sockets.port();
-        let control = wiring::control(settings, port, node, stores, distribution, self.log).await?;
+        let control = wiring::control(settings, port, node, lent, distribution, self.log).await?;
         control.collect();
         join(certificates, settings, &control);
         self.control = Some(Controlled::serve(control, sockets)?);
@@ -420,10 +425,11 @@ fn older_records(settings: &Settings, supervisor: &Supervisor, control: &Control
     ))
 }
 
-/// Makes ready for serving in the place of `predecessor`, which serves meanwhile. From here on no deployment is called
-/// live before its connections take no more requests.
+/// Makes ready for serving in the place of `predecessor`, which serves meanwhile. From here on no deployment and no secret is
+/// called live before its connections take no more requests.
 async fn take_over(
     control: &Control,
+    secrets: &watch::Sender<Arc<Secrets>>,
     distribution: &dyn Distribution,
     predecessor: &mut Predecessor,
     listen: &[SocketAddr],
@@ -441,6 +447,7 @@ async fn take_over(
         status: NodeStatus {
             name: predecessor_name(),
             generation: control.first_generation(),
+            secrets: secrets.borrow().revision,
             workers: 0,
             worker_restarts: 0,
             listen: listen.join(", "),

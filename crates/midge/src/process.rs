@@ -1,7 +1,9 @@
 //! What a process that serves asks of the system: the signals that end it, and descriptors enough.
 
 use rustix::fs::Mode;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::failure::{Failure, While as _};
@@ -11,6 +13,12 @@ use crate::telemetry::Log;
 /// entrusted.
 pub fn keep_to_owner() {
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
+}
+
+/// Whatever ends this process, its memory is written nowhere: it holds the keys that native code and catalogs are signed with,
+/// and tenants' secrets.
+pub fn refuse_core_dumps() -> Result<(), Failure> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).or_fail(|| "refusing core dumps".into())
 }
 
 /// SIGTERM and SIGINT, and where it is asked for SIGHUP, caught from the first moment on.

@@ -3,9 +3,12 @@
 use std::fmt::{Display, Write as _};
 use std::io::{self, IsTerminal, Write as _};
 
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use ratatui::crossterm::terminal::{disable_raw_mode, enable_raw_mode};
 use serde::Serialize;
+use zeroize::Zeroizing;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, While as _};
 
 /// One line of the result.
 pub fn line(text: impl Display) -> Result<(), Failure> {
@@ -58,6 +61,38 @@ pub fn ask(question: &str) -> Option<bool> {
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).ok()?;
     Some(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Asks for a line that is not shown, of up to `most` bytes; `None` if whoever is there wants to give none.
+pub fn ask_hidden(question: &str, most: usize) -> Result<Option<Zeroizing<Vec<u8>>>, Failure> {
+    let _ = write!(io::stderr().lock(), "{question}: ");
+    let line = enable_raw_mode().and_then(|()| hidden_line(most));
+    // If this fails, the terminal is gone.
+    let _ = disable_raw_mode();
+    let _ = writeln!(io::stderr().lock());
+    line.or_fail(|| "reading from the terminal".into())
+}
+
+fn hidden_line(most: usize) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+    // As long as it may become: what grows leaves a copy behind.
+    let mut line = Zeroizing::new(String::with_capacity(most));
+    loop {
+        let key = match event::read()? {
+            Event::Key(key) if key.kind != KeyEventKind::Release => key,
+            _ => continue,
+        };
+        match (key.code, key.modifiers.contains(KeyModifiers::CONTROL)) {
+            (KeyCode::Enter, _) | (KeyCode::Char('j'), true) => {
+                return Ok(Some(Zeroizing::new(line.as_bytes().to_vec())));
+            }
+            (KeyCode::Char('c' | 'd'), true) | (KeyCode::Esc, _) => return Ok(None),
+            (KeyCode::Backspace, _) => drop(line.pop()),
+            (KeyCode::Char(letter), false) if line.len() + letter.len_utf8() <= most => {
+                line.push(letter);
+            }
+            _ => {}
+        }
+    }
 }
 
 /// One line on a terminal that is written over as work goes on, and gone at the end. Silent elsewhere.

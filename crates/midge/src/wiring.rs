@@ -8,10 +8,10 @@ use capabilities::kv::embedded::Stores;
 use control::{Control, ControlSettings, PublicUrl};
 use distribution::Distribution;
 use distribution::embedded::Embedded;
-use model::EngineSetting;
 use model::api::AppUsage;
 use model::pipe::Certificates;
 use model::ticket::TicketKeys;
+use model::{EngineSetting, Secrets};
 use node::{Listeners, NodeSettings, Supervisor};
 use tokio::sync::watch;
 
@@ -82,17 +82,25 @@ pub async fn stores(settings: &Settings) -> Result<(Stores, PathBuf), Failure> {
     Ok((stores, folder))
 }
 
+/// What guests are lent that the control plane keeps, or sees to.
+pub struct Lent {
+    /// The apps' key-value stores.
+    pub stores: Stores,
+    /// Every secret that is set, for the node.
+    pub secrets: watch::Sender<Arc<Secrets>>,
+}
+
 /// The control plane over the records in the data folder; `port` is the one that apps answer at.
 pub async fn control(
     settings: &Settings,
     port: u16,
     node: &Node,
-    stores: &Stores,
+    lent: &Lent,
     distribution: &Arc<dyn Distribution>,
     log: Log,
 ) -> Result<Control, Failure> {
     let opened = Control::open(
-        control_settings(settings, port, node.clone(), stores, log),
+        control_settings(settings, port, node.clone(), lent, log),
         distribution.clone(),
     );
     opened.await.map_err(|error| unopened(settings, &error))
@@ -102,6 +110,7 @@ pub async fn control(
 pub struct Handed {
     pub listeners: Listeners,
     pub certificates: watch::Receiver<Certificates>,
+    pub secrets: watch::Receiver<Arc<Secrets>>,
     /// What TLS sessions were resumed with by the node whose place this one takes.
     pub ticket_keys: Option<TicketKeys>,
     /// The key-value stores, and the folder that they lie in.
@@ -125,7 +134,7 @@ fn control_settings(
     settings: &Settings,
     port: u16,
     node: Node,
-    stores: &Stores,
+    lent: &Lent,
     log: Log,
 ) -> ControlSettings {
     let counting = node.clone();
@@ -144,7 +153,8 @@ fn control_settings(
         open_metrics: settings.control.open_metrics,
         metrics: Arc::new(move || node.metrics()),
         usage: Arc::new(move || counting.usage()),
-        kv: Arc::new(stores.clone()),
+        kv: Arc::new(lent.stores.clone()),
+        secrets: lent.secrets.clone(),
         notice: Arc::new(move |text| log.warning(text)),
     }
 }
@@ -174,6 +184,7 @@ fn node_settings(
         default_host: settings.node.default_host.clone(),
         proxy_protocol: settings.node.proxy_protocol,
         certificates: handed.certificates,
+        secrets: handed.secrets,
         ticket_keys: handed.ticket_keys,
         stores: handed.stores,
         grace: settings.grace,

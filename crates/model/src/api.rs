@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     AppName, CertificateName, DeploymentCause, Digest, Generation, Host, KvRevision, Manifest,
-    Millis, Revision, StoreName, TenantName, VersionNumber,
+    Millis, Revision, SecretName, SecretsRevision, StoreName, TenantName, VersionNumber,
 };
 
 /// An error, as `application/problem+json` (RFC 9457).
@@ -85,15 +85,18 @@ pub struct Deployed {
     pub live: Live,
     /// Where the app answers.
     pub urls: Vec<String>,
+    /// Secrets that the version is granted and that are not set: guests find them undefined.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets_missing: Vec<SecretName>,
 }
 
-/// How many nodes serve a generation.
+/// How many nodes serve a generation, or have a change of a secret.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Live {
-    /// Nodes on which no request sent from now on meets an older version.
+    /// Nodes on which no request sent from now on meets an older version, or an older value.
     pub nodes: u32,
     pub of: u32,
-    /// From the request for the deployment to the last of those nodes' word.
+    /// From the request for it to the last of those nodes' word.
     pub elapsed_ms: u64,
     /// What nodes said that refused the generation or cannot serve it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -119,9 +122,9 @@ pub struct AppSummary {
 pub enum Verb {
     /// See apps, versions, deployments and logs.
     Read,
-    /// Upload, make versions, deploy, roll back, set certificates.
+    /// Upload, make versions, deploy, roll back, set certificates and secrets.
     Deploy,
-    /// Delete apps and certificates; create, list and revoke tokens within the same scope.
+    /// Delete apps, certificates and secrets; create, list and revoke tokens within the same scope.
     Admin,
 }
 
@@ -203,6 +206,26 @@ pub struct CertificateSummary {
     pub created_ms: u64,
 }
 
+/// A secret as lists show it: never with its value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecretSummary {
+    pub name: SecretName,
+    /// The change that set it; a newer one has a larger number.
+    pub revision: SecretsRevision,
+    pub set_ms: u64,
+    /// The tenant's apps that are served and granted it.
+    pub granted: Vec<AppName>,
+}
+
+/// A secret that was set or deleted, and how far that has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecretChanged {
+    pub secret: SecretSummary,
+    pub live: Live,
+}
+
 /// `GET /v1/status`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -220,6 +243,8 @@ pub struct NodeStatus {
     pub name: String,
     /// The generation every one of its workers serves.
     pub generation: Generation,
+    /// The change of secrets that every one of its workers has.
+    pub secrets: SecretsRevision,
     pub workers: u32,
     pub worker_restarts: u64,
     pub listen: String,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::limits;
 use crate::manifest::ManifestError;
-use crate::name::StoreName;
+use crate::name::{SecretName, StoreName};
 use crate::{Destination, HttpGrant};
 
 /// What an app may touch.
@@ -26,6 +26,9 @@ pub struct Grants {
     /// Where its requests may go.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub http: BTreeSet<HttpGrant>,
+    /// Secrets of the tenant's, by name: read as configuration values are.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub secrets: BTreeSet<SecretName>,
 }
 
 impl Grants {
@@ -34,6 +37,7 @@ impl Grants {
         config: BTreeMap::new(),
         kv: BTreeSet::new(),
         http: BTreeSet::new(),
+        secrets: BTreeSet::new(),
     };
 
     /// Whether requests may go there.
@@ -55,6 +59,24 @@ impl Grants {
         let limit = limits::HTTP_GRANTS.default;
         if count > limit {
             return Err(ManifestError::TooManyDestinations { count, limit });
+        }
+        self.check_secrets()
+    }
+
+    /// Whether there are not too many secrets, and no name reaches both one of them and a configuration value.
+    fn check_secrets(&self) -> Result<(), ManifestError> {
+        let count = self.secrets.len() as u64;
+        let limit = limits::SECRETS_GRANTED.default;
+        if count > limit {
+            return Err(ManifestError::TooManySecrets { count, limit });
+        }
+        for secret in &self.secrets {
+            if let Some(value) = self.config.keys().find(|value| secret.is_written(value)) {
+                return Err(ManifestError::ValueAndSecret {
+                    value: value.clone(),
+                    secret: secret.clone(),
+                });
+            }
         }
         Ok(())
     }

@@ -31,6 +31,7 @@ pub mod pipe;
 mod reply;
 mod reuse;
 mod route;
+mod secret;
 mod signature;
 pub mod ticket;
 pub mod trace;
@@ -54,11 +55,14 @@ pub use limits::AppLimits;
 pub use log::{LogRecord, LogStream, RequestRecord};
 pub use log_filter::{Since, SinceError, Statuses, StatusesError};
 pub use manifest::{Manifest, ManifestError, RouteClaim};
-pub use name::{AppId, AppName, CertificateName, MAX_NAME_BYTES, NameError, StoreName, TenantName};
+pub use name::{
+    AppId, AppName, CertificateName, MAX_NAME_BYTES, NameError, SecretName, StoreName, TenantName,
+};
 pub use outcome::{Fault, Outcome, Usage};
 pub use reply::{Coding, Replies};
 pub use reuse::Reuse;
 pub use route::{Host, PathPrefix, Route, RouteError};
+pub use secret::{Secret, SecretError, SecretId, SecretText, Secrets, SecretsRevision};
 pub use signature::{PublicKey, Purpose, SecretKey, SignatureError, Signed};
 pub use unit::{Millis, Size, UnitError};
 pub use version::{GuestKind, Import, Version, VersionNumber};

@@ -160,6 +160,11 @@ limits! {
     IDLE_CONNECTION: Millis = fixed("idle-connection", Millis::secs(15), "how long such a connection is kept; shorter than most servers do, so that few are closed under a request");
     EGRESS_NETWORKS: u64 = fixed("egress-networks", 256, "networks that an operator allows or denies to guests' requests");
     EGRESS_ROOTS: Size = fixed("egress-roots", Size::mib(1), "bytes of the certificates that an operator trusts besides");
+    // Secrets
+    SECRET: Size = fixed("secret", Size::kib(64), "bytes of a secret's value");
+    SECRETS_GRANTED: u64 = fixed("secrets-granted", 32, "secrets that one app is granted; a name that a guest asks for is looked for among them");
+    SECRETS_TENANT: u64 = fixed("secrets-tenant", 100, "secrets of one tenant");
+    SECRETS_TENANTS: Size = fixed("secrets-tenants", Size::mib(64), "bytes of all tenants' secrets together, each with 256 for what is kept about it; every worker holds them");
 
     // Connections and requests
     CONNECTIONS: u64 = Limit { name: "node.connections", default: 10_000, ceiling: 1_000_000,

@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{self, LimitError};
-use crate::{AppLimits, AppName, Coding, Grants, Host, PathPrefix, Replies, Reuse, Size};
+use crate::{
+    AppLimits, AppName, Coding, Grants, Host, PathPrefix, Replies, Reuse, SecretName, Size,
+};
 
 /// What a developer writes about an app. The JSON form of the API and the TOML form of the file are alike.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +68,12 @@ pub enum ManifestError {
         "the manifest grants {count} destinations of requests; one app may have {limit}; `*.` covers all below a name"
     )]
     TooManyDestinations { count: u64, limit: u64 },
+    #[error("the manifest grants {count} secrets; one app may have {limit}")]
+    TooManySecrets { count: u64, limit: u64 },
+    #[error(
+        "a guest that asks for `{value}` could mean the configuration value or the secret `{secret}`; give one of them another name"
+    )]
+    ValueAndSecret { value: String, secret: SecretName },
     #[error("`reply.compress` names `{0}` twice; name each coding once, the favourite first")]
     CodingTwice(Coding),
     #[error(transparent)]

@@ -100,6 +100,11 @@ name! {
     StoreName
 }
 
+name! {
+    /// A secret's name within its tenant, of the same form.
+    SecretName
+}
+
 impl TenantName {
     /// The tenant that exists from the first start, and that commands mean when none is named.
     pub fn default_tenant() -> Self {

@@ -14,7 +14,7 @@ use crate::ticket::TicketKeys;
 use crate::trace::{SampleRatio, Traced};
 use crate::{
     AppId, BuildKey, Change, Digest, EngineSetting, Generation, GuestKind, Hasher, Host, Import,
-    KvChange, KvDone, KvError, Millis, Outcome, Size, StoreId,
+    KvChange, KvDone, KvError, Millis, Outcome, Secret, SecretId, SecretsRevision, Size, StoreId,
 };
 
 /// What a worker is told.
@@ -32,6 +32,13 @@ pub enum ToWorker {
     /// What clients who speak TLS are shown from now on, by [`Certificate::id`]: the first that names a host is the one for
     /// it. All others are forgotten. Comes before the first catalog, after the certificates that are new in it.
     Certificates(Vec<Digest>),
+    /// One that guests are to read from now on, in the place of what there was of its name.
+    Secret(Arc<Secret>),
+    /// Forget these. Every secret of `revision` has been sent then: answer `Secrets` with it. Comes before the first catalog.
+    Secrets {
+        revision: SecretsRevision,
+        gone: Vec<SecretId>,
+    },
     /// Steps towards a generation. A whole catalog comes as several of these; only after the one that is
     /// `complete` is the generation reached, the new table swapped in, and `Applied` answered.
     Apply {
@@ -72,6 +79,10 @@ pub enum ToSupervisor {
     /// Every request accepted from now on meets this generation.
     Applied {
         generation: Generation,
+    },
+    /// Every read from now on meets the secrets of this revision.
+    Secrets {
+        revision: SecretsRevision,
     },
     /// An app is wanted that is not resident.
     WantNative {

@@ -227,6 +227,9 @@ impl ConfigData for Context {
     fn config(&mut self) -> ConfigView<'_> {
         ConfigView {
             values: &self.entry.grant.config,
+            tenant: &self.entry.id.tenant,
+            granted: &self.entry.grant.secrets,
+            secrets: &self.engine.backends().secrets,
             calls: self.vitals.calls().map(|calls| &**calls),
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use capabilities::config::Secrets;
 use capabilities::http::client::Client;
 use capabilities::kv::KeyValue;
 use model::{BuildKey, CpuClass, EngineSetting, Size, limits};
@@ -38,6 +39,7 @@ pub struct PoolSettings {
 pub struct Backends {
     pub kv: Arc<dyn KeyValue>,
     pub http: Arc<dyn Client>,
+    pub secrets: Secrets,
 }
 
 /// What a worker runs guests with. Cheap to clone; clones share the pool.
@@ -118,6 +120,7 @@ pub(crate) fn link_components(
         EngineSetting::B => {
             wasmtime_wasi::p3::add_to_linker(&mut linker)?;
             capabilities::http::host::wasi03::add_to_linker(&mut linker)?;
+            capabilities::config::host::add_async_to_linker(&mut linker)?;
             capabilities::kv::host::add_async_to_linker(&mut linker)?;
         }
     }
@@ -300,6 +303,7 @@ pub(crate) fn empty_backends() -> (tempfile::TempDir, Backends) {
     let network = capabilities::http::client::Network::new(&Default::default()).unwrap();
     let backends = Backends {
         kv: Arc::new(stores),
+        secrets: Secrets::default(),
         http: Arc::new(network),
     };
     (folder, backends)

@@ -2,7 +2,7 @@
 
 use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 
-use crate::{Body, answer, segments};
+use crate::{Body, answer, query, segments};
 
 /// A store, whichever interface opened it. Errors are told in the interface's own words.
 pub trait Store: Sized {
@@ -61,8 +61,7 @@ macro_rules! one_by_one {
 /// `/OPERATION/STORE[/NUMBER]?KEY`, the key percent-encoded, the value as the body.
 pub fn handle<S: Store>(request: IncomingRequest, out: ResponseOutparam) {
     let parts = segments(&request);
-    let path = request.path_with_query().unwrap_or_default();
-    let key = decoded(path.split_once('?').map_or("", |(_, query)| query));
+    let key = query(&request);
     let mut body = Vec::new();
     let mut incoming = Body::of(&request);
     let mut buffer = vec![0; 64 << 10];
@@ -138,16 +137,4 @@ fn run<S: Store>(
 
 fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value).into_owned()
-}
-
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let escaped = after.get(..2).filter(|_| *first == b'%');
-        let byte = escaped.and_then(|hex| u8::from_str_radix(str::from_utf8(hex).ok()?, 16).ok());
-        bytes.push(byte.unwrap_or(*first));
-        rest = if byte.is_some() { &after[2..] } else { after };
-    }
-    String::from_utf8(bytes).unwrap_or_default()
 }

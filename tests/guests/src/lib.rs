@@ -1,5 +1,6 @@
 //! What the component guests share: a reply in parts, and the request's path taken apart.
 
+pub mod config;
 pub mod kv;
 
 use std::io::{Read, Write};
@@ -65,6 +66,24 @@ pub fn segments(request: &IncomingRequest) -> Vec<String> {
     let path = request.path_with_query().unwrap_or_default();
     let path = path.split('?').next().unwrap_or_default();
     path.split('/').skip(1).map(str::to_owned).collect()
+}
+
+/// The request's query, percent-decoded.
+pub fn query(request: &IncomingRequest) -> String {
+    let path = request.path_with_query().unwrap_or_default();
+    decoded(path.split_once('?').map_or("", |(_, query)| query))
+}
+
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let escaped = after.get(..2).filter(|_| *first == b'%');
+        let byte = escaped.and_then(|hex| u8::from_str_radix(str::from_utf8(hex).ok()?, 16).ok());
+        bytes.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &after[2..] } else { after };
+    }
+    String::from_utf8(bytes).unwrap_or_default()
 }
 
 /// The number in the path's segment `index`, else `otherwise`.

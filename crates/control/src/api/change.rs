@@ -18,6 +18,9 @@ use crate::auth::Caller;
 use crate::control::Platform;
 use crate::records::replies::{self, Reply};
 
+/// The header that makes a repeated request count once.
+const KEY: &str = "idempotency-key";
+
 /// The keys whose first request is not answered yet, each with its token.
 #[derive(Clone, Default)]
 pub(crate) struct Pending(Arc<Mutex<BTreeSet<(String, String)>>>);
@@ -58,7 +61,7 @@ pub(crate) async fn small(
     request: Request,
     next: Next,
 ) -> Response {
-    run(platform, request, next, true).await
+    run(platform, request, next, Meaning::Whole).await
 }
 
 /// An upload: its path holds the digest of its body.
@@ -67,10 +70,29 @@ pub(crate) async fn upload(
     request: Request,
     next: Next,
 ) -> Response {
-    run(platform, request, next, false).await
+    run(platform, request, next, Meaning::Path).await
 }
 
-async fn run(platform: Arc<Platform>, request: Request, next: Next, small: bool) -> Response {
+/// A change whose body is a secret, and sets the same when it is sent again. Nothing is remembered of it: who has the
+/// records could find out from a digest what a short secret is.
+pub(crate) async fn secret(
+    State(platform): State<Arc<Platform>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    request.headers_mut().remove(KEY);
+    run(platform, request, next, Meaning::Path).await
+}
+
+/// What a key stands for, besides the method.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Meaning {
+    /// Path and body.
+    Whole,
+    Path,
+}
+
+async fn run(platform: Arc<Platform>, request: Request, next: Next, meaning: Meaning) -> Response {
     if platform.changes.is_closed() {
         return stopping().into_response();
     }
@@ -82,7 +104,7 @@ async fn run(platform: Arc<Platform>, request: Request, next: Next, small: bool)
     let doing = platform.clone();
     let change = platform
         .changes
-        .spawn(async move { once(&doing, request, next, small).await });
+        .spawn(async move { once(&doing, request, next, meaning).await });
     match change.await {
         Ok(Ok(response)) => response,
         Ok(Err(refused)) => refused.into_response(),
@@ -95,7 +117,7 @@ async fn once(
     platform: &Platform,
     request: Request,
     next: Next,
-    small: bool,
+    meaning: Meaning,
 ) -> Result<Response, Refused> {
     let Some(key) = key_of(request.headers())? else {
         return Ok(next.run(request).await);
@@ -113,7 +135,7 @@ async fn once(
 
     let mut hasher = Hasher::new();
     hasher.update(format!("{} {}\n", request.method(), request.uri()).as_bytes());
-    let request = if small {
+    let request = if meaning == Meaning::Whole {
         let (parts, body) = request.into_parts();
         let bytes = request::read(body).await?;
         hasher.update(&bytes);
@@ -142,7 +164,7 @@ async fn once(
 }
 
 fn key_of(headers: &HeaderMap) -> Result<Option<String>, Refused> {
-    let mut sent = headers.get_all("idempotency-key").iter();
+    let mut sent = headers.get_all(KEY).iter();
     let Some(first) = sent.next() else {
         return Ok(None);
     };

@@ -14,6 +14,7 @@ mod logs;
 mod platform;
 mod problem;
 mod request;
+mod secrets;
 mod server;
 mod tenants;
 mod tokens;
@@ -40,6 +41,7 @@ fn operations(platform: &Arc<Platform>) -> Vec<Operation> {
     let known = || from_fn_with_state(platform.clone(), gate::known);
     let small = || from_fn_with_state(platform.clone(), change::small);
     let upload = || from_fn_with_state(platform.clone(), change::upload);
+    let secret = || from_fn_with_state(platform.clone(), change::secret);
     // The layer that is added last is met first.
     let ask = |handler: MethodRouter<Arc<Platform>>| {
         handler.layer(known()).layer(from_fn(gate::small_body))
@@ -73,6 +75,13 @@ fn operations(platform: &Arc<Platform>) -> Vec<Operation> {
             "/certificates/{name}",
             change(delete(certificates::delete)),
         ),
+        ("get", "/secrets", ask(get(secrets::list))),
+        (
+            "put",
+            "/secrets/{name}",
+            ask(put(secrets::set).layer(secret())),
+        ),
+        ("delete", "/secrets/{name}", change(delete(secrets::delete))),
         ("get", "/apps", ask(get(apps::list))),
         ("get", "/apps/{app}", ask(get(apps::one))),
         ("delete", "/apps/{app}", change(delete(apps::delete))),
@@ -118,7 +127,7 @@ fn operations(platform: &Arc<Platform>) -> Vec<Operation> {
 
 /// Where an operation answers: those of a tenant lie below it.
 fn full_path(path: &str) -> String {
-    let of_a_tenant = ["/apps", "/artifacts", "/certificates"];
+    let of_a_tenant = ["/apps", "/artifacts", "/certificates", "/secrets"];
     if of_a_tenant.iter().any(|first| path.starts_with(first)) {
         format!("{TENANT}{path}")
     } else {

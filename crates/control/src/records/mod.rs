@@ -11,6 +11,7 @@ pub(crate) mod generations;
 pub(crate) mod replies;
 mod row;
 mod schema;
+pub(crate) mod secrets;
 pub(crate) mod tenants;
 pub(crate) mod tokens;
 pub(crate) mod uploads;

@@ -151,4 +151,18 @@ CREATE TABLE certificates (
     PRIMARY KEY (tenant, name)
 ) STRICT, WITHOUT ROWID;
 ",
+    "
+-- `value` is sealed, with a key that is not in this file; `bytes` are those of what is sealed.
+CREATE TABLE secrets (
+    tenant TEXT NOT NULL REFERENCES tenants (name),
+    name TEXT NOT NULL,
+    revision INTEGER NOT NULL,
+    value BLOB NOT NULL,
+    bytes INTEGER NOT NULL,
+    set_ms INTEGER NOT NULL,
+    set_by TEXT NOT NULL,
+    sum INTEGER NOT NULL AS (row_sum(tenant, name, revision, value, bytes, set_ms, set_by)) STORED,
+    PRIMARY KEY (tenant, name)
+) STRICT, WITHOUT ROWID;
+",
 ];

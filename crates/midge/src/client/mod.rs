@@ -156,6 +156,12 @@ impl Client {
         self.body(answer).await.map(drop)
     }
 
+    /// Ends what lies at `path`, and hears what became of it.
+    pub async fn delete_told<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        let answer = self.ask(Method::DELETE, path, Content::None).await?;
+        self.document(answer).await
+    }
+
     /// Puts bytes under `path`, saying on the way how many have left.
     pub async fn upload(
         &self,

@@ -42,6 +42,7 @@ impl Plane {
                 let clock = Arc::new(control::system_time);
                 Arc::new(Stores::open(&data.join("stores"), Size::mib(1), clock).unwrap())
             },
+            secrets: tokio::sync::watch::Sender::default(),
             notice: Arc::new(|_| ()),
         };
         let distribution = Arc::new(Embedded::new(data.join("artifacts")).unwrap());

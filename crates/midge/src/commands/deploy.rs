@@ -114,6 +114,7 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
         })?;
     } else {
         tell_denied(app, &denied);
+        tell_missing(app, &deployed);
     }
     tell_live("deployed", app, &deployed, options.form.json)
 }
@@ -242,6 +243,15 @@ pub fn tell_denied(app: &AppName, denied: &[Denied]) {
     ));
     for denied in denied {
         screen::note(format_args!("  {}", denied.text()));
+    }
+}
+
+/// Says which secrets an app is granted that are not set.
+pub fn tell_missing(app: &AppName, deployed: &Deployed) {
+    for name in &deployed.secrets_missing {
+        screen::note(format_args!(
+            "{app} is granted the secret {name}, which is not set: `midge secret set {name}` sets it"
+        ));
     }
 }
 

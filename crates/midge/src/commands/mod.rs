@@ -16,6 +16,7 @@ pub mod logs;
 pub mod new;
 pub mod restore;
 pub mod rollback;
+pub mod secret;
 pub mod status;
 pub mod tenant;
 pub mod token;

@@ -4,7 +4,7 @@ use clap::Args;
 use model::api::{Deployed, NewDeployment};
 use model::{AppName, DeploymentCause, VersionNumber, limits};
 
-use super::deploy::tell_live;
+use super::deploy::{tell_live, tell_missing};
 use crate::args::{Form, Platform};
 use crate::client::Client;
 use crate::failure::Failure;
@@ -49,6 +49,8 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
     let deployed: Deployed = client.post_waiting(&path, &wanted, wait).await?;
     if options.form.json {
         screen::json(&deployed)?;
+    } else {
+        tell_missing(&options.app, &deployed);
     }
     tell_live("rolled back", &options.app, &deployed, options.form.json)
 }

@@ -68,9 +68,9 @@ struct Create {
 enum Allows {
     /// See apps, versions, deployments and logs
     Read,
-    /// Upload, make versions, deploy, roll back, set certificates
+    /// Upload, make versions, deploy, roll back, set certificates and secrets
     Deploy,
-    /// Delete apps and certificates; create, list and revoke tokens
+    /// Delete apps, certificates and secrets; create, list and revoke tokens
     Admin,
 }
 

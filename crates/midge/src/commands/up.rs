@@ -10,7 +10,6 @@ use std::time::Instant;
 
 use clap::Args;
 use model::upgrade::UpgradeWord;
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use serde::Serialize;
 use tokio::sync::Notify;
 
@@ -18,7 +17,7 @@ use crate::commands::doctor;
 use crate::config::{self, Flags, Settings};
 use crate::failure::{Exit, Failure, While as _};
 use crate::platform::{Places, Platform};
-use crate::process::{Signals, keep_to_owner, raise_open_files};
+use crate::process::{Signals, keep_to_owner, raise_open_files, refuse_core_dumps};
 use crate::profile::{self, Pointed, Profile};
 use crate::screen;
 use crate::service;
@@ -112,9 +111,7 @@ struct Ready<'a> {
 
 pub async fn run(options: Options) -> Result<(), Failure> {
     let began = Instant::now();
-    // This process holds the keys that native code and catalogs are signed with.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .or_fail(|| "refusing core dumps".into())?;
+    refuse_core_dumps()?;
     keep_to_owner();
     let mut signals = Signals::listen()?;
     let settings = config::load(options.flags)?;

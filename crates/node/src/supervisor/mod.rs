@@ -31,7 +31,7 @@ use distribution::Distribution;
 use model::api::AppUsage;
 use model::pipe::{Certificates, EgressSettings, Ending, WorkerSettings};
 use model::ticket::TicketKeys;
-use model::{Generation, Host, Millis, PublicKey, Size, limits};
+use model::{Generation, Host, Millis, PublicKey, Secrets, Size, limits};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -92,6 +92,8 @@ pub struct NodeSettings {
     pub stores: (Stores, PathBuf),
     /// What clients that speak TLS are shown.
     pub certificates: watch::Receiver<Certificates>,
+    /// What guests read by the names that they were granted.
+    pub secrets: watch::Receiver<Arc<Secrets>>,
     /// What TLS sessions were resumed with by the node whose place this one takes.
     pub ticket_keys: Option<TicketKeys>,
     /// [`limits::GRACE`]
@@ -195,6 +197,7 @@ impl Supervisor {
             stopping: stops,
             notice: settings.notice.clone(),
             certificates: settings.certificates,
+            secrets: settings.secrets,
             ticket_keys,
             stores: settings.stores.0,
             stores_folder: settings.stores.1.to_string_lossy().into_owned(),

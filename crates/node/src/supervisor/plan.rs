@@ -115,8 +115,13 @@ pub fn restart_pause(quick_deaths: u32) -> Duration {
 /// The newest generation that no request can find the one before of: every worker serves it, and it is on disk.
 /// What was once so stays so, since a worker that takes the place of another starts with the newest.
 pub fn live(before: Generation, kept: Generation, applied: &[Option<Generation>]) -> Generation {
-    let everywhere = applied.iter().copied().fold(Some(kept), Option::min);
-    before.max(everywhere.unwrap_or(before))
+    reached(before, applied.iter().copied().chain([Some(kept)]))
+}
+
+/// The newest change that is everywhere; the one before it, as long as somebody has none.
+pub fn reached(before: u64, by: impl IntoIterator<Item = Option<u64>>) -> u64 {
+    let everywhere = by.into_iter().min().flatten();
+    everywhere.map_or(before, |newest| before.max(newest))
 }
 
 fn json_bytes(value: &impl Serialize) -> u64 {

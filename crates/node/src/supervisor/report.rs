@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use distribution::{Distribution, NodeReport};
-use model::Generation;
 use model::api::NodeStatus;
+use model::{Generation, SecretsRevision};
 use tokio::sync::watch;
 
 use super::plan;
@@ -14,6 +14,8 @@ use super::plan;
 pub struct Standing {
     /// By worker slot, the generation that every request accepted from now on meets; none while nothing is accepted.
     pub applied: Vec<Option<Generation>>,
+    /// By worker slot, the change of secrets that every read from now on meets; none while nothing is accepted.
+    pub secrets: Vec<Option<SecretsRevision>>,
     /// By worker slot, whether no connection takes another request.
     pub settled: Vec<bool>,
     /// By worker slot, the process.
@@ -33,6 +35,7 @@ impl Standing {
     pub fn new(slots: usize) -> Self {
         Self {
             applied: vec![None; slots],
+            secrets: vec![None; slots],
             settled: vec![false; slots],
             processes: vec![None; slots],
             ..Self::default()
@@ -56,10 +59,12 @@ pub async fn report(
 ) {
     let mut last = None;
     let mut live = 0;
+    let mut secrets = 0;
     loop {
         let report = {
             let standing = standing.borrow_and_update();
             live = plan::live(live, standing.kept, &standing.applied);
+            secrets = plan::reached(secrets, standing.secrets.iter().copied());
             // Told once it is served: who waits for that would take it for a refusal.
             let not_kept = standing.not_kept.as_ref();
             let not_kept = not_kept.filter(|_| live >= standing.kept);
@@ -67,6 +72,7 @@ pub async fn report(
                 status: NodeStatus {
                     name: name.clone(),
                     generation: live,
+                    secrets,
                     workers: standing.applied.len() as u32,
                     worker_restarts: standing.worker_restarts,
                     listen: listen.clone(),

@@ -96,6 +96,7 @@ impl Trial {
             trust_forwarded: false,
             egress: Default::default(),
             certificates: tokio::sync::watch::Sender::new(Default::default()).subscribe(),
+            secrets: tokio::sync::watch::Sender::new(Default::default()).subscribe(),
             ticket_keys: None,
             proxy_protocol: false,
             default_host: None,

@@ -14,7 +14,7 @@ use capabilities::kv::embedded::Stores;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use model::pipe::{Certificates, Ending, ToSupervisor, ToWorker, WorkerSettings};
 use model::ticket::TicketKeys;
-use model::{Catalog, Digest, EngineSetting, Millis, limits};
+use model::{Catalog, Digest, EngineSetting, Millis, Secrets, limits};
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
@@ -46,6 +46,7 @@ pub struct Node {
     pub metrics: Metrics,
     pub catalogs: watch::Receiver<Arc<Catalog>>,
     pub certificates: watch::Receiver<Certificates>,
+    pub secrets: watch::Receiver<Arc<Secrets>>,
     pub ticket_keys: watch::Receiver<TicketKeys>,
     pub stores: Stores,
     pub stores_folder: String,
@@ -106,6 +107,7 @@ pub async fn keep(mut slot: Slot, node: Arc<Node>) {
         }
         node.standing.send_modify(|standing| {
             standing.applied[number] = None;
+            standing.secrets[number] = None;
             standing.processes[number] = None;
             standing.settled[number] = stops;
             standing.worker_restarts += u64::from(!stops);
@@ -228,7 +230,7 @@ async fn converse(
 ) -> End {
     let number = slot.settings.slot as usize;
     let (say, said) = mpsc::channel(limits::WORKER_QUEUE.default as usize);
-    let (certified, sealing) = (Notify::new(), Notify::new());
+    let (certified, sealing, entrusted) = (Notify::new(), Notify::new(), Notify::new());
     let (ready, _) = watch::channel(false);
     let heard = AtomicBool::new(false);
     let until_ready = || {
@@ -245,8 +247,10 @@ async fn converse(
             until_ready().await;
             certified.notified().await;
             sealing.notified().await;
+            entrusted.notified().await;
         }) => end,
         end = tell_certificates(node.certificates.clone(), &say, &certified) => end,
+        end = tell_secrets(node.secrets.clone(), &say, &entrusted) => end,
         end = tell_ticket_keys(node.ticket_keys.clone(), &say, &sealing) => end,
         end = keep_stores(stores, node) => end,
         end = watch_over(&say, until_ready(), &heard) => end,
@@ -287,6 +291,9 @@ async fn listen(
             ToSupervisor::Applied { generation } => node
                 .standing
                 .send_modify(|standing| standing.applied[number] = Some(generation)),
+            ToSupervisor::Secrets { revision } => node
+                .standing
+                .send_modify(|standing| standing.secrets[number] = Some(revision)),
             ToSupervisor::WantNative { wasm, setting } => {
                 match node.artifacts.ready((wasm, setting)) {
                     Some(native) => drop(say.send(word(wasm, setting, native)).await),
@@ -372,6 +379,39 @@ async fn tell_certificates(
         told.notify_one();
         if certificates.changed().await.is_err() {
             // Nobody looks at them any longer; what was told stays.
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Tells a worker every secret once, and which it is to forget.
+async fn tell_secrets(
+    mut secrets: watch::Receiver<Arc<Secrets>>,
+    say: &mpsc::Sender<Word>,
+    told: &Notify,
+) -> End {
+    let mut known = Arc::new(Secrets::default());
+    loop {
+        let newest = secrets.borrow_and_update().clone();
+        for (id, secret) in &newest.all {
+            if known
+                .all
+                .get(id)
+                .is_none_or(|known| known.revision != secret.revision)
+            {
+                let _ = say.send(ToWorker::Secret(secret.clone()).into()).await;
+            }
+        }
+        let gone = known.all.keys().filter(|id| !newest.all.contains_key(*id));
+        let message = ToWorker::Secrets {
+            revision: newest.revision,
+            gone: gone.cloned().collect(),
+        };
+        let _ = say.send(message.into()).await;
+        told.notify_one();
+        known = newest;
+        if secrets.changed().await.is_err() {
+            // Nobody changes them any longer; what was told stays.
             return std::future::pending().await;
         }
     }

@@ -40,6 +40,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use capabilities::config::Secrets;
 use model::pipe::{Certificate, Ending, ToSupervisor, ToWorker, WorkerSettings};
 use model::{Change, Digest, Generation, Millis, limits};
 use runtime::{Backends, Code, Engine, EngineError, Instances, Pool, PoolSettings};
@@ -186,8 +187,10 @@ fn begin(
     };
     let (way_out, inside) = inside::way_out(&settings.egress)
         .map_err(|error| doing("trusting the authorities of `egress`")(io::Error::other(error)))?;
+    let secrets = Secrets::default();
     let backends = Backends {
         kv: Arc::new(stores),
+        secrets: secrets.clone(),
         http: way_out.clone(),
     };
     let engine = Engine::for_worker(pool, backends)?;
@@ -198,6 +201,7 @@ fn begin(
     let worker = Worker {
         engine,
         way_out,
+        secrets,
         pool: Pool::new(settings.slots, settings.tenant_slots),
         instances: Instances::default(),
         forwarded: if settings.trust_forwarded {
@@ -253,6 +257,13 @@ impl Control {
                 ToWorker::TicketKeys(keys) => self.worker.tls.tickets.use_keys(&keys),
                 ToWorker::Certificate(certificate) => self.certify(&certificate),
                 ToWorker::Certificates(ids) => self.show(&ids),
+                ToWorker::Secret(secret) => self.worker.secrets.put(secret),
+                ToWorker::Secrets { revision, gone } => {
+                    for id in &gone {
+                        self.worker.secrets.forget(id);
+                    }
+                    outbox.put(ToSupervisor::Secrets { revision });
+                }
                 ToWorker::Apply {
                     generation,
                     changes,

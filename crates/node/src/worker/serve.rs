@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use capabilities::config::Secrets;
 use capabilities::http::client::hops;
 use http::header::HeaderValue;
 use http::{HeaderMap, Request, Response};
@@ -35,6 +36,8 @@ pub struct Worker {
     pub engine: Engine,
     /// Where guests' requests go.
     pub way_out: Arc<WayOut>,
+    /// As the engine's guests find them.
+    pub secrets: Secrets,
     pub pool: Pool,
     pub instances: Instances,
     pub forwarded: Forwarded,

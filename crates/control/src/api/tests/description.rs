@@ -39,7 +39,7 @@ fn bodies() -> BTreeMap<&'static str, Value> {
     let version = json!({
         "number": 1,
         "manifest": { "name": "a", "component": "a.wasm", "build": "make", "route": [{ "host": "a.b", "path": "/x" }],
-                      "grant": { "env": { "a": "b" }, "config": { "a": "b" }, "kv": ["a"] },
+                      "grant": { "env": { "a": "b" }, "config": { "a": "b" }, "kv": ["a"], "secrets": ["b"] },
                       "limits": { "cpu": "1ms", "wall": "1s", "memory": "1MiB" },
                       "reply": { "compress": ["br", "zstd", "gzip"] },
                       "reuse": { "requests": 1, "concurrent": 1, "idle": "1s" } },
@@ -50,8 +50,7 @@ fn bodies() -> BTreeMap<&'static str, Value> {
     let live = json!({ "nodes": 1, "of": 1, "elapsed_ms": 1, "refusals": ["a"] });
     let scope = json!({ "tenant": "a", "app": "a", "verb": "read" });
     let token = json!({ "id": "a", "label": "a", "scope": scope, "created_ms": 1, "expires_ms": 1, "last_used_ms": 1 });
-    let node =
-        json!({ "name": "a", "generation": 1, "workers": 1, "worker_restarts": 1, "listen": "a" });
+    let node = json!({ "name": "a", "generation": 1, "secrets": 1, "workers": 1, "worker_restarts": 1, "listen": "a" });
     let usage = json!({ "cpu_us": 1, "wall_us": 1, "instantiate_us": 1, "memory_bytes": 1, "bytes_in": 1, "bytes_out": 1 });
     let done = json!({ "method": "GET", "host": "a", "path": "/", "status": 1, "outcome": "ok", "usage": usage, "cold": true, "client": "a" });
     let record = json!({ "time_ms": 1, "tenant": "a", "app": "a", "version": 1, "digest": Digest::of(b"a"),
@@ -110,7 +109,9 @@ fn bodies() -> BTreeMap<&'static str, Value> {
         ("Live", same::<api::Live>(live.clone())),
         (
             "Deployed",
-            same::<api::Deployed>(json!({ "deployment": deployment, "live": live, "urls": ["a"] })),
+            same::<api::Deployed>(
+                json!({ "deployment": deployment, "live": live, "urls": ["a"], "secrets_missing": ["a"] }),
+            ),
         ),
         (
             "AppSummary",
@@ -150,6 +151,19 @@ fn bodies() -> BTreeMap<&'static str, Value> {
                 json!({ "name": "a", "hosts": ["*.a"], "shown_for": ["a.b"], "not_before_ms": 1, "not_after_ms": 1,
                         "fingerprint": Digest::of(b"a"), "created_ms": 1 }),
             ),
+        ),
+        (
+            "SecretSummary",
+            same::<api::SecretSummary>(
+                json!({ "name": "a", "revision": 1, "set_ms": 1, "granted": ["a"] }),
+            ),
+        ),
+        (
+            "SecretChanged",
+            same::<api::SecretChanged>(json!({
+                "secret": { "name": "a", "revision": 1, "set_ms": 1, "granted": ["a"] },
+                "live": live,
+            })),
         ),
         ("NodeStatus", same::<NodeStatus>(node.clone())),
         (

@@ -10,6 +10,7 @@ mod deployments;
 mod description;
 mod operators;
 mod requests;
+mod secrets;
 mod tenants;
 mod tokens;
 
@@ -122,6 +123,7 @@ fn settings(data: &std::path::Path) -> ControlSettings {
             ]
         }),
         kv: stores(&data.join("stores")),
+        secrets: tokio::sync::watch::Sender::default(),
         notice: Arc::new(|_| ()),
     }
 }
@@ -308,6 +310,7 @@ impl Api {
             status: NodeStatus {
                 name: "a".into(),
                 generation,
+                secrets: generation,
                 workers: 1,
                 worker_restarts: 0,
                 listen: "127.0.0.1:8080".into(),

@@ -181,14 +181,27 @@ INSERT INTO generations VALUES (1, 'root', NULL);
 COMMIT;
 ";
 
+/// What one of schema 2 had besides.
+const OF_SCHEMA_2: &str = "
+INSERT INTO certificates VALUES ('alice', 'shop', '[\"shop.com\"]', 'chain', x'00ff', 'a digest', 1, 2, 8, 'maker');
+";
+
 #[test]
 fn records_of_an_older_schema_are_taken_over_with_all_that_they_hold() {
+    taken_over(1, &[OF_SCHEMA_1], &["certificates", "secrets"]);
+    taken_over(2, &[OF_SCHEMA_1, OF_SCHEMA_2], &["secrets"]);
+}
+
+/// Writes `rows_of` into records of an older `schema`, and finds all of it in today's, with what is `newer` empty.
+fn taken_over(schema: u32, rows_of: &[&str], newer: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("records.db");
     let mut older = Connection::open(&path).unwrap();
     know_row_sum(&older).unwrap();
-    migrate_to(&mut older, 1).unwrap();
-    older.execute_batch(OF_SCHEMA_1).unwrap();
+    migrate_to(&mut older, schema).unwrap();
+    for rows in rows_of {
+        older.execute_batch(rows).unwrap();
+    }
     let tables = schema_of(&older).unwrap().into_iter();
     let tables: Vec<String> = tables
         .filter(|[kind, ..]| kind == "table")
@@ -202,11 +215,13 @@ fn records_of_an_older_schema_are_taken_over_with_all_that_they_hold() {
     }
     drop(older);
     for _ in 0..2 {
-        let newer = open(&path).unwrap();
-        assert_eq!(version(&newer).unwrap(), SCHEMA);
-        assert_eq!(rows(&newer, &tables), before);
-        let certificates = "SELECT count(*) FROM certificates";
-        let count: i64 = newer.query_row(certificates, [], |row| row.get(0)).unwrap();
-        assert_eq!(count, 0);
+        let today = open(&path).unwrap();
+        assert_eq!(version(&today).unwrap(), SCHEMA);
+        assert_eq!(rows(&today, &tables), before);
+        for table in newer {
+            let count = format!("SELECT count(*) FROM {table}");
+            let count: i64 = today.query_row(&count, [], |row| row.get(0)).unwrap();
+            assert_eq!(count, 0, "{table}");
+        }
     }
 }

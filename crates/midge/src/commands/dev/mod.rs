@@ -9,18 +9,18 @@ use std::pin::pin;
 use std::time::Duration;
 
 use clap::Args;
-use model::{AppName, LogRecord, Outcome, TenantName};
+use model::{AppName, LogRecord, Outcome, SecretName, SecretText, TenantName};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use crate::client::{Access, Client};
 use crate::commands::deploy::{self, Upload};
-use crate::commands::logs;
+use crate::commands::{logs, secret};
 use crate::config::{self, Settings};
 use crate::failure::{Exit, Failure, While as _};
 use crate::grants;
 use crate::platform::{Places, Platform};
-use crate::process::{Signals, raise_open_files};
+use crate::process::{Signals, raise_open_files, refuse_core_dumps};
 use crate::profile;
 use crate::screen;
 use crate::telemetry::Log;
@@ -44,6 +44,7 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 Examples:
   midge dev
   midge dev --manifest shop/midge.toml --env LOG=debug
+  midge dev --secret stripe-key=sk_test_1 --secret-file session-key=session.key
   midge dev shop.wasm --addr 127.0.0.1:0 --grant config.color=blue")]
 pub struct Options {
     /// A `.wasm` to serve instead of the manifest's component
@@ -57,6 +58,12 @@ pub struct Options {
     /// Grant an environment variable, besides those of the manifest
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = source::variable)]
     env: Vec<(String, String)>,
+    /// Set a secret and grant it, besides those of the manifest
+    #[arg(long = "secret", value_name = "NAME=VALUE", value_parser = source::secret)]
+    secrets: Vec<(SecretName, SecretText)>,
+    /// The same with the value of a file, without a line end at its end
+    #[arg(long = "secret-file", value_name = "NAME=FILE", value_parser = source::secret_file)]
+    secret_files: Vec<(SecretName, PathBuf)>,
     /// Grant something else, as the manifest's `[grant]` would: `config.NAME=VALUE` or `kv.NAME`
     #[arg(long = "grant", value_name = "WHAT.NAME[=VALUE]")]
     grants: Vec<Grant>,
@@ -70,14 +77,22 @@ pub fn run(options: Options) -> Result<(), Failure> {
 
 /// Serves until it is told to end, with all that the platform needs in a folder that is made here.
 async fn serve_from(data: &mut Option<TempDir>, options: Options) -> Result<(), Failure> {
+    refuse_core_dumps()?;
     let mut signals = Signals::of_a_terminal()?;
     let Options {
         file,
         addr,
         manifest,
         env,
-        grants,
+        mut secrets,
+        secret_files,
+        mut grants,
     } = options;
+    for (name, file) in secret_files {
+        secrets.push((name, secret::from_file(&file)?));
+    }
+    let granted = secrets.iter().map(|(name, _)| Grant::Secret(name.clone()));
+    grants.extend(granted);
     let source = Source::find(file, manifest, env, grants)?;
     let made = tempfile::Builder::new().prefix("midge-dev-").tempdir();
     let data = data.insert(made.or_fail(|| "making a folder for the platform".into())?);
@@ -93,7 +108,7 @@ async fn serve_from(data: &mut Option<TempDir>, options: Options) -> Result<(), 
     };
     let mut log = None;
     let ended = tokio::select! {
-        ended = serve(source, &places, &mut log) => ended,
+        ended = serve(source, &secrets, &places, &mut log) => ended,
         () = signals.next() => Ok(()),
     };
     let stop = async {
@@ -145,6 +160,7 @@ fn in_our_flags(failure: Failure) -> Failure {
 /// Builds and serves, again and again; `log` shows what is logged from the first version on. Ends only with an error.
 async fn serve(
     mut source: Source,
+    secrets: &[(SecretName, SecretText)],
     places: &Places,
     log: &mut Option<JoinHandle<Failure>>,
 ) -> Result<(), Failure> {
@@ -157,6 +173,9 @@ async fn serve(
         url: format!("http://{}", places.listen[0]),
         last: None,
     };
+    for (name, value) in secrets {
+        secret::put(&served.client, name, value).await?;
+    }
     loop {
         let before = source.state();
         let made = match source.make().await {
@@ -223,6 +242,7 @@ impl Served {
             ));
         }
         deploy::tell_denied(app, &grants::denied(&version.imports));
+        deploy::tell_missing(app, &deployed);
         self.last = Some(upload);
         Ok(())
     }

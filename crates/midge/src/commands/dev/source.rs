@@ -6,7 +6,8 @@ use std::str::FromStr;
 use std::time::SystemTime;
 
 use ignore::{DirEntry, WalkBuilder};
-use model::{AppName, Manifest, RouteClaim, StoreName};
+use model::{AppName, Manifest, NameError, RouteClaim, SecretName, SecretText, StoreName};
+use zeroize::Zeroizing;
 
 use crate::commands::deploy::Upload;
 use crate::failure::Failure;
@@ -52,6 +53,8 @@ pub enum Grant {
     Env(String, String),
     Config(String, String),
     Kv(StoreName),
+    /// One that is set by another flag.
+    Secret(SecretName),
 }
 
 impl FromStr for Grant {
@@ -78,6 +81,21 @@ pub fn variable(text: &str) -> Result<(String, String), String> {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("it is written NAME=VALUE".into()),
     }
+}
+
+/// `NAME=VALUE`, of a secret
+pub fn secret(text: &str) -> Result<(SecretName, SecretText), String> {
+    let (name, value) = variable(text)?;
+    let name = name.parse().map_err(|error: NameError| error.to_string())?;
+    let value = SecretText::new(Zeroizing::new(value.into_bytes()));
+    Ok((name, value.map_err(|error| error.to_string())?))
+}
+
+/// `NAME=FILE`, of a secret
+pub fn secret_file(text: &str) -> Result<(SecretName, PathBuf), String> {
+    let (name, file) = variable(text)?;
+    let name = name.parse().map_err(|error: NameError| error.to_string())?;
+    Ok((name, file.into()))
 }
 
 impl Source {
@@ -182,6 +200,7 @@ impl Source {
                 Grant::Env(name, value) => drop(grant.env.insert(name, value)),
                 Grant::Config(name, value) => drop(grant.config.insert(name, value)),
                 Grant::Kv(name) => drop(grant.kv.insert(name)),
+                Grant::Secret(name) => drop(grant.secrets.insert(name)),
             }
         }
         manifest

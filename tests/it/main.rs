@@ -31,6 +31,7 @@ mod quarantine;
 mod reference;
 mod requests;
 mod revisions;
+mod sdks;
 mod services;
 mod siege;
 mod telemetry;

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::auth::Caller;
 use crate::control::Platform;
-use crate::deploy::{DeployError, Move};
+use crate::deploy::{DeployError, Leave, Move};
 use crate::live;
 use crate::natives::NativeError;
 use crate::records::{RecordsError, apps, deployments, versions};
@@ -72,13 +72,29 @@ pub(crate) async fn delete(
     let started = Instant::now();
     let generation = platform.deployer.delete(id.clone()).await?;
     let live = wait_live(platform, generation, started, limits::API_WAIT.default).await;
-    // Nobody serves it any longer, so what it kept is nobody's. Where this fails, the next app of its name sees to it.
-    if let Err(error) = platform.settings.kv.forget(&id).await {
+    forget_stores(platform, &id).await;
+    Ok(seen_by(caller, &id, live))
+}
+
+/// Deletes a tenant and waits for the nodes to serve none of its apps any longer.
+pub(crate) async fn leave(platform: &Platform, leave: Leave) -> Result<Live, DeployError> {
+    let started = Instant::now();
+    let left = platform.deployer.leave(leave).await?;
+    let live = wait_live(platform, left.generation, started, limits::API_WAIT.default).await;
+    for id in &left.apps {
+        forget_stores(platform, id).await;
+    }
+    Ok(live)
+}
+
+/// Nobody serves a deleted app any longer, so what it kept is nobody's. Where this fails, the next app of its name sees to
+/// it.
+async fn forget_stores(platform: &Platform, id: &AppId) {
+    if let Err(error) = platform.settings.kv.forget(id).await {
         platform.notice(format!(
             "the stores of `{id}`, which was deleted, are still there: {error}"
         ));
     }
-    Ok(seen_by(caller, &id, live))
 }
 
 /// What an app serves now, and how far it has come.

@@ -725,7 +725,7 @@ fn what_no_store_takes_leaves_nothing_behind() {
         platform.deploy_with(&app, &guest(name), &manifest);
         let ask = |operation: &str| ask(&platform, &app, operation, "large", b"");
         // More than its memory holds, and more than a call may hand over.
-        ask("fill/default/1073741824").is(500).fails("trap");
+        ask("fill/default/1073741824").is(503).fails("memory-limit");
         ask("fill/default/100000000").is(500).fails("trap");
         ask("long-key/default/1048576").is(500).mentions("1KiB");
         ask("list/default").is(200).says("");

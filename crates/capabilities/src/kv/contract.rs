@@ -97,7 +97,8 @@ async fn walls(kv: &dyn Keeper) {
 /// Where one store meets another's keys: names that could be read as one another's, and keys that could be.
 pub async fn breaches(kv: &dyn KeyValue) -> Vec<String> {
     let names = [
-        "a/b c", "a/bc d", "ab/c d", "a/b cd", "a/b cde", "abc/d e", "b/a c", "a/c b",
+        "a/b c", "a/bc d", "ab/c d", "a/b cd", "a/b cde", "abc/d e", "b/a c", "a/c b", "z/b c",
+        "a/z c",
     ];
     let keys = [
         "k", "c/k", "ck", "dk", "cdk", "\0k", "../k", "K", "k\u{301}", "%6b", "k\0", "\u{1}bk",

@@ -209,12 +209,18 @@ fn a_tenant_whose_deletion_is_cut_off_is_there_whole_or_not_at_all() {
         }
         std::thread::scope(|scope| {
             let (api, name) = (platform.api.clone(), name.clone());
+            // The kill finds the request under way, or one that is still to come.
+            let (request, kill) = match round % 2 {
+                0 => (0, round * 2),
+                _ => (round * 8, 0),
+            };
             scope.spawn(move || {
+                std::thread::sleep(Duration::from_millis(request));
                 let path = format!("/v1/tenants/{name}?with-apps=true");
                 // Cut off, or not.
                 let _ = api.try_send("DELETE", &path, "", b"");
             });
-            std::thread::sleep(Duration::from_millis(round * 4));
+            std::thread::sleep(Duration::from_millis(kill));
             platform.kill_tree();
         });
         platform.start_again();

@@ -8,14 +8,14 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use libc::{EIO, EROFS};
+use libc::{EIO, ENOSPC, EROFS};
 use model::api::Deployed;
 use model::{Digest, Version};
 use serde_json::json;
 use tests::disk::Call::{self, Change, Read, Sync, Write};
 use tests::disk::{self, Disk};
 use tests::platform::manifest_of;
-use tests::{Answer, Platform, eventually, guest, variant};
+use tests::{Answer, Platform, Reply, eventually, guest, variant};
 
 /// A platform with the apps `hello` and `shop`, of which the second answers with the number of its release.
 struct Site {
@@ -635,6 +635,164 @@ fn files_that_may_not_be_used_are_named_and_what_is_served_is_served_on() {
 }
 
 /// The records are `hostile_api::records_that_are_not_what_was_written_are_named`, single bits and cuts are `flips`.
+/// Stores, and an app that has one.
+const CART: &str = "grant = { kv = ['default'] }";
+
+/// Sets the only key of the app `cart`.
+fn set_cart(platform: &Platform, value: &str) -> Reply {
+    platform.post("cart", "/set/default?k", value.as_bytes())
+}
+
+/// The key holds this.
+#[track_caller]
+fn cart_holds(platform: &Platform, value: &str) {
+    let held = platform.post("cart", "/get/default?k", b"").is(200);
+    held.says(&format!("value {value}"));
+}
+
+/// A write that failed may be on the disk by half, and a flush that failed may have lost it: nothing is written after it.
+#[test]
+fn after_a_failed_write_or_fsync_the_stores_take_nothing_before_a_restart_and_the_operator_is_told()
+{
+    for call in [Write, Sync] {
+        let Some(disk) = Disk::new("stores whose disk fails") else {
+            return;
+        };
+        let mut site = Site::on(&disk);
+        site.platform.deploy_with("cart", &guest("kv_draft2"), CART);
+        set_cart(&site.platform, "kept").is(200);
+        assert_eq!(site.platform.metric("midge_stores_failed"), 0.0);
+        disk.fails(&[call], EIO, "/stores/data.mdb");
+        set_cart(&site.platform, "lost").is(500).mentions("failed");
+        assert!(disk.met() > 0, "{call:?}");
+        disk.heals();
+        // The disk says that it is well; what it holds is unknown all the same.
+        for _ in 0..2 {
+            set_cart(&site.platform, "lost, too")
+                .is(500)
+                .mentions("failed");
+            cart_holds(&site.platform, "kept");
+            site.serves();
+        }
+        let told = eventually("the operator is told", || {
+            let said = site.platform.said();
+            said.contains("take no more changes").then_some(said)
+        });
+        assert_eq!(told.matches("take no more changes").count(), 1, "{told}");
+        assert_eq!(site.platform.metric("midge_stores_failed"), 1.0);
+        site.platform
+            .run(&["kv", "set", "cart", "k", "x"])
+            .exits(1)
+            .says("the platform failed");
+        // What needs no store needs none.
+        site.deploys();
+        site.platform.kill_tree();
+        site.platform.start_again();
+        site.serves();
+        cart_holds(&site.platform, "kept");
+        set_cart(&site.platform, "new").is(200);
+        cart_holds(&site.platform, "new");
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_what_stores_would_write_and_takes_it_once_there_is_room() {
+    let Some(disk) = Disk::new("stores on a full disk") else {
+        return;
+    };
+    let mut site = Site::on(&disk);
+    site.platform.deploy_with("cart", &guest("kv_draft2"), CART);
+    set_cart(&site.platform, "kept").is(200);
+    for _ in 0..3 {
+        disk.fails(&[Write], ENOSPC, "/stores/data.mdb");
+        set_cart(&site.platform, "refused")
+            .is(500)
+            .mentions("no room");
+        assert!(disk.met() > 0);
+        cart_holds(&site.platform, "kept");
+        site.serves();
+        disk.heals();
+        set_cart(&site.platform, "kept").is(200);
+    }
+    assert_eq!(site.platform.metric("midge_stores_failed"), 0.0);
+    site.platform.kill_tree();
+    site.platform.start_again();
+    cart_holds(&site.platform, "kept");
+    site.deploys();
+}
+
+#[test]
+fn stores_that_cannot_be_used_are_named_at_a_start() {
+    let Some(disk) = Disk::new("stores that cannot be used") else {
+        return;
+    };
+    let mut site = Site::on(&disk);
+    site.platform.deploy_with("cart", &guest("kv_draft2"), CART);
+    set_cart(&site.platform, "kept").is(200);
+    site.platform.kill_tree();
+    for (calls, error) in [([Read, Change], EIO), ([Write, Change], EROFS)] {
+        disk.heals();
+        disk.fails(&calls, error, "/stores/");
+        site.refuses_to_start(&["key-value stores in", "/stores`"]);
+        assert!(disk.met() > 0, "{calls:?}");
+    }
+    disk.heals();
+    site.platform.start_again();
+    site.serves();
+    cart_holds(&site.platform, "kept");
+}
+
+/// Each page of the stores in turn is nothing but zeros: the stores are named and not used, or whoever meets the page is
+/// told, and no key holds what was not set.
+#[test]
+fn pages_of_stores_that_are_zeros_are_named_and_never_read_as_values() {
+    const PAGE: usize = 4096;
+    const KEYS: usize = 300;
+    let mut site = Site::of(Platform::configured("workers = 1"));
+    site.platform.deploy_with("cart", &guest("kv_draft2"), CART);
+    let all: Vec<String> = (0..KEYS).map(|key| format!("{key}=of {key}")).collect();
+    let set = all.join("\n");
+    site.platform
+        .post("cart", "/set-many/default", set.as_bytes())
+        .is(200);
+    site.platform.stop();
+    let path = site.platform.data().join("stores/data.mdb");
+    let whole = fs::read(&path).unwrap();
+    let (mut refused, mut told) = (0, 0);
+    for page in 0..whole.len() / PAGE {
+        let mut bytes = whole.clone();
+        bytes[page * PAGE..][..PAGE].fill(0);
+        if bytes == whole {
+            continue;
+        }
+        replace(&path, &bytes);
+        if let Err(said) = site.platform.try_start_again() {
+            assert!(said.contains("key-value stores in"), "page {page}: {said}");
+            refused += 1;
+            continue;
+        }
+        site.serves();
+        for key in 0..KEYS {
+            let path = format!("/get/default?{key}");
+            let reply = site.platform.post("cart", &path, b"");
+            match reply.status() {
+                200 => drop(reply.says(&format!("value of {key}"))),
+                _ => {
+                    reply.is(500).mentions("failed");
+                    told += 1;
+                }
+            }
+        }
+        site.serves();
+        site.platform.stop();
+    }
+    assert!(refused > 0 && told > 0, "{refused} {told}");
+    replace(&path, &whole);
+    site.platform.start_again();
+    let last = format!("/get/default?{}", KEYS - 1);
+    site.platform.post("cart", &last, b"").is(200);
+}
+
 #[test]
 fn files_of_zeros_and_with_swapped_blocks_are_named_or_made_anew() {
     let mut site = Site::of(Platform::configured("workers = 1"));

@@ -1,10 +1,14 @@
 //! Key-value stores: through every interface, the API and the command line; bounded, walled off, and there after a crash.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tests::load::Always;
 use tests::trials::{self, STORE_CRASHES};
-use tests::{Guest, Platform, Reply, bare, eventually, guest, manifest_of};
+use tests::{Guest, Load, Platform, Reply, bare, eventually, guest, manifest_of};
 
 /// The interfaces of WASI 0.2, by their guests.
 const GUESTS: [&str; 3] = ["kv_spin", "kv_draft", "kv_draft2"];
@@ -218,96 +222,198 @@ fn keys_values_stores_calls_and_listings_have_bounds() {
     ask("list/carts", "", b"").is(500).mentions("10000");
 }
 
-/// Whoever may name what is another's, by whatever name: each class of names, against each pair of owners.
+/// An app whose stores others try to reach, as tests name apps.
+#[derive(Clone, Copy)]
+struct Owner {
+    name: &'static str,
+    tenant: &'static str,
+    app: &'static str,
+}
+
+impl Owner {
+    fn secret(self) -> String {
+        format!("secret of {}", self.name)
+    }
+
+    /// What its store's key would be called by who knows how stores lie, or only guesses; each by its class.
+    fn keys(self, store: &str) -> [(&'static str, String); 14] {
+        let secret = self.secret();
+        let framed = |name: &str| format!("{}{name}", char::from(name.len() as u8));
+        let framed = [self.tenant, self.app, store].map(framed).concat();
+        let (tenant, app) = (self.tenant, self.app);
+        [
+            ("bare", secret.clone()),
+            ("path", format!("{tenant}/{app}/{store}/{secret}")),
+            ("absolute path", format!("/{tenant}/{app}/{store}/{secret}")),
+            ("one up", format!("../{store}/{secret}")),
+            (
+                "all up",
+                format!("../../../{tenant}/{app}/{store}/{secret}"),
+            ),
+            ("joined", format!("{tenant}{app}{store}{secret}")),
+            ("after a zero", format!("{app}\0{store}\0{secret}")),
+            ("before a zero", format!("{secret}\0")),
+            ("framed", format!("{framed}{secret}")),
+            ("framed as it lies", format!("\u{1}{framed}{secret}")),
+            ("upper case", secret.to_uppercase()),
+            ("look-alike", secret.replace('e', "\u{435}")),
+            ("invisible", secret.replace('e', "e\u{200b}")),
+            (
+                "escaped",
+                format!("%{:02x}{}", secret.as_bytes()[0], &secret[1..]),
+            ),
+        ]
+    }
+
+    /// What its store would be called by others; none of them is granted one of that name.
+    fn labels(self, store: &str) -> [(&'static str, String); 8] {
+        let (tenant, app) = (self.tenant, self.app);
+        [
+            ("path", format!("{tenant}/{app}/{store}")),
+            ("one up", format!("../{app}/{store}")),
+            ("all up", format!("../../{tenant}/{app}/{store}")),
+            ("after a zero", format!("{app}\0{store}")),
+            ("before a zero", format!("{store}\0")),
+            ("upper case", store.to_uppercase()),
+            (
+                "look-alike",
+                store
+                    .replace('a', "\u{430}")
+                    .replace('o', "\u{43e}")
+                    .replace('e', "\u{435}"),
+            ),
+            ("spaced", format!(" {store}")),
+        ]
+    }
+}
+
+/// What one request of a thief's does with a key, and what it must hear: that there is nothing, or that it is all its own.
+const THEFTS: [(&str, &str); 11] = [
+    ("get", "none"),
+    ("exists", "false"),
+    ("get-many", "none"),
+    ("increment", "1"),
+    ("delete", "deleted"),
+    ("swap", "saw none, swapped"),
+    ("delete", "deleted"),
+    ("set-many", "set"),
+    ("delete-many", "deleted"),
+    ("set", "set"),
+    ("delete", "deleted"),
+];
+
+/// Each operation, with each class of names, by each app against each store of every other: at least a hundred cases of
+/// each operation with each class of names.
 #[test]
 fn nobody_reaches_what_is_anothers_by_any_name() {
+    const STORES: [&str; 4] = ["default", "a", "shop", "secret"];
     let platform = Platform::start();
-    let owners = ["shop", "shop-2", "shop.alice", "shop.bob", "shop.s"];
+    let owner = |name: &'static str| {
+        let (app, tenant) = name.split_once('.').unwrap_or((name, "default"));
+        Owner { name, tenant, app }
+    };
+    let owners = [
+        "shop",
+        "shop-2",
+        "alice",
+        "shop.alice",
+        "shop.bob",
+        "shop.s",
+    ]
+    .map(owner);
     let tenants = ["alice", "bob", "s"].map(|name| platform.api.new_tenant(name));
-    let grant = "grant = { kv = ['default', 'a', 'shop'] }";
-    for (i, owner) in owners.iter().enumerate() {
-        let (app, tenant) = owner.split_once('.').unwrap_or((owner, "default"));
-        let manifest = manifest_of(app, grant);
-        match tenant {
-            "alice" => tenants[0].deploy(&manifest, &guest("kv_draft2")),
-            "bob" => tenants[1].deploy(&manifest, &guest("kv_draft2")),
-            "s" => tenants[2].deploy(&manifest, &guest("kv_draft2")),
-            _ => platform.api.deploy(&manifest, &guest("kv_draft2")),
+    let grant = format!("grant = {{ kv = {STORES:?} }}");
+    for owner in owners {
+        let manifest = manifest_of(owner.app, &grant);
+        let api = match owner.tenant {
+            "alice" => &tenants[0],
+            "bob" => &tenants[1],
+            "s" => &tenants[2],
+            _ => &platform.api,
         };
-        for store in ["default", "a", "shop"] {
-            let secret = format!("{i} {store}");
+        api.deploy(&manifest, &guest("kv_draft2"));
+        for store in STORES {
+            let value = format!("of {} in {store}", owner.name);
+            let set = format!("set/{store}");
             ask(
                 &platform,
-                owner,
-                &format!("set/{store}"),
-                "secret",
-                secret.as_bytes(),
+                owner.name,
+                &set,
+                &owner.secret(),
+                value.as_bytes(),
             )
             .is(200);
         }
     }
-    let mut cases = 0;
-    for (i, thief) in owners.iter().enumerate() {
-        for (j, victim) in owners.iter().enumerate().filter(|(j, _)| *j != i) {
-            let (app, tenant) = victim.split_once('.').unwrap_or((victim, "default"));
-            let framed = format!("\u{7}{tenant}\u{4}{app}\u{7}defaultsecret");
-            let names = [
-                "secret".to_owned(),
-                format!("{tenant}/{app}/default/secret"),
-                format!("../{app}/default/secret"),
-                format!("../../{tenant}/{app}/default/secret"),
-                format!("{app}\0secret"),
-                format!("\u{1}{framed}"),
-                framed,
-                "SECRET".to_owned(),
-                "secret\0".to_owned(),
-                "s\u{200b}ecret".to_owned(),
-                "\u{2e}\u{2e}/secret".to_owned(),
-                "%73ecret".to_owned(),
-            ];
-            for store in ["default", "a", "shop"] {
-                for name in &names {
-                    for operation in ["get", "exists", "get-many"] {
-                        let text = match operation {
-                            "get-many" => ask(
-                                &platform,
-                                thief,
-                                &format!("get-many/{store}"),
-                                "",
-                                name.as_bytes(),
-                            ),
-                            _ => ask(&platform, thief, &format!("{operation}/{store}"), name, b""),
-                        }
-                        .text();
-                        cases += 1;
-                        let stolen = format!("{j} {store}");
-                        assert!(
-                            !text.contains(&stolen),
-                            "{thief} {operation} {store} {name:?}: {text}"
-                        );
-                    }
-                    // And nothing of a thief's changes what the victim has.
-                    if name != "secret" {
-                        ask(&platform, thief, &format!("set/{store}"), name, b"forged").is(200);
-                        ask(&platform, thief, &format!("delete/{store}"), name, b"").is(200);
-                        cases += 2;
-                    }
-                }
+    let counted = Mutex::new(BTreeMap::<_, u32>::new());
+    let count = |operation: &'static str, class: &'static str| {
+        *counted
+            .lock()
+            .unwrap()
+            .entry((operation, class))
+            .or_default() += 1;
+    };
+    let steals = |thief: Owner, victim: Owner, store: &str| {
+        for (class, key) in victim.keys(store) {
+            for (operation, expected) in THEFTS {
+                let (asked, body) = match operation {
+                    "get-many" | "delete-many" => ("", key.clone()),
+                    "set-many" => ("", format!("{key}=forged")),
+                    _ => (key.as_str(), "forged".to_owned()),
+                };
+                let path = format!("{operation}/{store}/1");
+                let heard = ask(&platform, thief.name, &path, asked, body.as_bytes());
+                assert_eq!(
+                    heard.text(),
+                    expected,
+                    "{} {operation} {key:?} in {store}, {class}",
+                    thief.name
+                );
+                count(operation, class);
             }
         }
-    }
-    for (i, owner) in owners.iter().enumerate() {
-        for store in ["default", "a", "shop"] {
-            let kept = format!("value {i} {store}");
-            ask(&platform, owner, &format!("get/{store}"), "secret", b"")
+        for (class, label) in victim.labels(store) {
+            let path = format!("open/{}", encoded(&label));
+            let heard = ask(&platform, thief.name, &path, "", b"").is(500).text();
+            assert_eq!(
+                heard, "access-denied",
+                "{} opens {label:?}, {class}",
+                thief.name
+            );
+            count("open", class);
+        }
+    };
+    std::thread::scope(|scope| {
+        for thief in owners {
+            scope.spawn(move || {
+                for victim in owners.into_iter().filter(|other| other.name != thief.name) {
+                    for store in STORES {
+                        steals(thief, victim, store);
+                    }
+                }
+            });
+        }
+    });
+    for owner in owners {
+        for store in STORES {
+            let kept = format!("value of {} in {store}", owner.name);
+            ask(
+                &platform,
+                owner.name,
+                &format!("get/{store}"),
+                &owner.secret(),
+                b"",
+            )
+            .is(200)
+            .says(&kept);
+            ask(&platform, owner.name, &format!("list/{store}"), "", b"")
                 .is(200)
-                .says(&kept);
-            ask(&platform, owner, &format!("list/{store}"), "", b"")
-                .is(200)
-                .says("secret");
+                .says(&owner.secret());
         }
     }
-    assert!(cases >= 1_000, "{cases}");
+    for (class, cases) in counted.into_inner().unwrap() {
+        assert!(cases >= 100, "{class:?}: {cases} cases");
+    }
 
     // The API's walls are the tokens'.
     let [alice, bob, _] = &tenants;
@@ -326,9 +432,10 @@ fn nobody_reaches_what_is_anothers_by_any_name() {
     .refuses(403, "scope", "yours does not");
     bob.ask("DELETE", &format!("{path}/default/secret"), None)
         .refuses(403, "scope", "yours does not");
-    ask(&platform, "shop.alice", "get/default", "secret", b"")
+    let alices = "secret of shop.alice";
+    ask(&platform, "shop.alice", "get/default", alices, b"")
         .is(200)
-        .says("value 2 default");
+        .says("value of shop.alice in default");
 }
 
 #[test]
@@ -576,4 +683,261 @@ fn what_was_acknowledged_outlives_the_worker_that_asked_for_it() {
         (acknowledged..=asked.into_inner()).contains(&count),
         "{count} of {acknowledged}"
     );
+}
+
+#[test]
+fn a_grant_that_is_taken_back_holds_for_new_requests_and_not_for_those_in_flight() {
+    let platform = Platform::start();
+    for name in GUESTS {
+        let app = name.replace('_', "-");
+        platform.deploy_with(&app, &guest(name), GRANT);
+        let mut in_flight = platform.connect(&app);
+        in_flight
+            .send_head("POST", "/held/default?late", "content-length: 5\r\n")
+            .unwrap();
+        let key = |key: &str| {
+            let path = format!("tenants/default/apps/{app}/kv/default/{key}");
+            platform.api.ask("GET", &path, None)
+        };
+        eventually("the guest has opened its store", || {
+            (key("held").reply.status() == 200).then_some(())
+        });
+        platform.deploy(&app, &guest(name));
+        ask(&platform, &app, "open/default", "", b"")
+            .is(500)
+            .says("access-denied");
+        in_flight.send(b"value").unwrap();
+        in_flight.reply("POST").unwrap().is(200).says("set");
+        key("late").is(200).reply.says("value");
+        ask(&platform, &app, "get/default", "late", b"")
+            .is(500)
+            .says("access-denied");
+    }
+}
+
+/// G41: a gibibyte as a value, a mebibyte as a key.
+#[test]
+fn what_no_store_takes_leaves_nothing_behind() {
+    let platform = Platform::start();
+    for name in GUESTS {
+        let app = name.replace('_', "-");
+        let manifest = format!("{GRANT}\nlimits.cpu = '10s'");
+        platform.deploy_with(&app, &guest(name), &manifest);
+        let ask = |operation: &str| ask(&platform, &app, operation, "large", b"");
+        // More than its memory holds, and more than a call may hand over.
+        ask("fill/default/1073741824").is(503).fails("memory-limit");
+        ask("fill/default/100000000").is(500).fails("trap");
+        ask("long-key/default/1048576").is(500).mentions("1KiB");
+        ask("list/default").is(200).says("");
+        let stores = platform.run(&["kv", "stores", &app, "--json"]).exits(0);
+        assert_eq!(stores.json(), json!([]));
+    }
+    nothing_is_live(&platform);
+}
+
+/// No instance is live, of whatever app.
+fn nothing_is_live(platform: &Platform) {
+    eventually("every instance has ended", || {
+        (platform.metric("midge_live_instances") == 0.0).then_some(())
+    });
+}
+
+/// Bytes of the stores' file.
+fn stores_bytes(platform: &Platform) -> u64 {
+    let file = std::fs::metadata(platform.data().join("stores/data.mdb"));
+    file.expect("the stores have a file").len()
+}
+
+/// Sets a key of the app `shop` to this many bytes, past every worker.
+fn set_past_workers(platform: &Platform, key: &str, bytes: usize) {
+    let path = format!("tenants/default/apps/shop/kv/default/{key}");
+    let kind = "content-type: application/octet-stream\r\n";
+    platform
+        .api
+        .send("PUT", &path, kind, &vec![b'x'; bytes])
+        .is(200);
+}
+
+/// Pages of what was overwritten are used again, which they are not for as long as anybody reads what was there before.
+fn pages_are_used_again(platform: &Platform) {
+    const BYTES: usize = 1_000_000;
+    let overwrite = || (0..40).for_each(|_| set_past_workers(platform, "again", BYTES));
+    overwrite();
+    let before = stores_bytes(platform);
+    overwrite();
+    let grown = stores_bytes(platform) - before;
+    assert!(
+        grown < 4 * BYTES as u64,
+        "{grown} bytes for {} that were overwritten",
+        40 * BYTES
+    );
+}
+
+#[test]
+fn clients_that_leave_amid_calls_leave_nothing_behind() {
+    const TIMES: u64 = 100;
+    let platform = Platform::configured("workers = 2\n[node]\nslots = 32");
+    let manifest = format!("{GRANT}\nlimits.cpu = '10s'");
+    platform.deploy_with("shop", &guest("kv_draft2"), &manifest);
+    ask(&platform, "shop", "fill/carts/5000000", "large", b"").is(200);
+    let keys: Vec<String> = (0..500).map(|i| format!("{i:03}=v")).collect();
+    ask(
+        &platform,
+        "shop",
+        "set-many/carts",
+        "",
+        keys.join("\n").as_bytes(),
+    )
+    .is(200);
+    let many: Vec<String> = (0..500).map(|i| format!("{i:03}")).collect();
+    let many = many.join("\n");
+    let calls: [(&str, &str); 9] = [
+        ("/get/carts?large", ""),
+        ("/exists/carts?large", ""),
+        ("/fill/default/5000000?large", ""),
+        ("/list/carts", ""),
+        ("/increment/default/1?n", ""),
+        ("/swap/default?s", "x"),
+        ("/get-many/carts", &many),
+        ("/set-many/default", "a=1\nb=2"),
+        ("/delete-many/default", "a\nb"),
+    ];
+    std::thread::scope(|scope| {
+        for (path, body) in calls {
+            let platform = &platform;
+            scope.spawn(move || {
+                for time in 0..TIMES {
+                    let mut connection = platform.connect("shop");
+                    let length = format!("content-length: {}\r\n", body.len());
+                    connection.send_head("POST", path, &length).unwrap();
+                    connection.send(body.as_bytes()).unwrap();
+                    std::thread::sleep(Duration::from_micros(time * 100));
+                }
+            });
+        }
+    });
+    nothing_is_live(&platform);
+    pages_are_used_again(&platform);
+    // More at once than there were slots, had those who left kept theirs.
+    for _ in 0..64 {
+        ask(&platform, "shop", "list/carts", "", b"").is(200);
+    }
+    let count = ask(&platform, "shop", "increment/default/0", "n", b"").is(200);
+    let count: u64 = count.text().parse().unwrap();
+    assert!((1..=TIMES).contains(&count), "{count}");
+    assert!(!platform.said().contains("panicked"), "{}", platform.said());
+    assert_eq!(platform.metric("midge_worker_restarts_total"), 0.0);
+}
+
+#[test]
+fn a_worker_that_stops_amid_a_read_is_replaced_and_the_stores_stay_small() {
+    const ROUNDS: usize = 6;
+    const BYTES: usize = 250_000;
+    let platform = Platform::configured("workers = 2");
+    let manifest = format!("{GRANT}\nlimits.cpu = '10s'");
+    platform.deploy_with("shop", &guest("kv_spin"), &manifest);
+    ask(&platform, "shop", "fill/carts/25000000", "large", b"").is(200);
+    let (done, written) = (AtomicBool::new(false), AtomicU64::new(0));
+    let grown_by = |wait: &dyn Fn()| {
+        let before = (stores_bytes(&platform), written.load(Ordering::Relaxed));
+        wait();
+        let written = written.load(Ordering::Relaxed) - before.1;
+        (stores_bytes(&platform) - before.0, written)
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    // Cut off with the worker that it meets.
+                    let mut connection = platform.connect("shop");
+                    let _ = connection.request("POST", "/hot/carts/50?large", "", b"");
+                }
+            });
+        }
+        scope.spawn(|| {
+            for number in 0.. {
+                if done.load(Ordering::Relaxed) {
+                    return;
+                }
+                set_past_workers(&platform, &format!("key-{}", number % 8), BYTES);
+                written.fetch_add(BYTES as u64, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        });
+        std::thread::sleep(Duration::from_secs(2));
+        let stops: Vec<_> = (0..ROUNDS)
+            .map(|round| {
+                let stopped = platform.workers()[round % 2];
+                grown_by(&|| {
+                    platform.signal(stopped, libc::SIGSTOP);
+                    eventually("another is in its place", || {
+                        let workers = platform.workers();
+                        (workers.len() == 2 && !workers.contains(&stopped)).then_some(())
+                    });
+                })
+            })
+            .collect();
+        // From then on, whoever stopped holds nothing: what is overwritten takes no new room.
+        let (grown, written) = grown_by(&|| {
+            let began = Instant::now();
+            while began.elapsed() < Duration::from_secs(8) {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        done.store(true, Ordering::Relaxed);
+        let most: u64 = stops.iter().map(|(_, written)| written).sum();
+        println!(
+            "while workers stood still, grown and written: {stops:?}; afterwards {grown}, {written}"
+        );
+        assert!(
+            stops.iter().any(|(grown, written)| *grown > written / 2),
+            "no worker was stopped amid a read: {stops:?}"
+        );
+        let all: u64 = stops.iter().map(|(grown, _)| grown).sum();
+        assert!(all <= most, "{all} bytes for {most} that were overwritten");
+        assert!(
+            grown < written / 4,
+            "{grown} bytes for {written} that were overwritten"
+        );
+    });
+    ask(&platform, "shop", "length/carts", "large", b"")
+        .is(200)
+        .says("Some(25000000)");
+    assert!(platform.metric("midge_worker_restarts_total") >= ROUNDS as f64);
+}
+
+/// G42: a million calls in one request.
+#[test]
+fn who_calls_without_end_is_refused_and_others_are_answered_meanwhile() {
+    let platform = Platform::configured("workers = 1");
+    let alice = platform.api.new_tenant("alice");
+    let manifest = manifest_of("shop", &format!("{GRANT}\nlimits.cpu = '10s'"));
+    alice.deploy(&manifest, &guest("kv_spin"));
+    platform.deploy("hello", &guest("hello"));
+    let others = Load::start(
+        platform.listen,
+        &platform.host("hello"),
+        "/",
+        2,
+        Duration::from_millis(10),
+        Arc::new(Always("Hello, Midge!\n")),
+    );
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..25 {
+                    ask(&platform, "shop.alice", "hot/default/1000000", "k", b"")
+                        .is(500)
+                        .mentions("after 10000: an invocation may make 10000 calls");
+                }
+            });
+        }
+    });
+    let report = others.stop();
+    println!(
+        "{} requests of another tenant beside them, the slowest in {:?}",
+        report.requests, report.slowest
+    );
+    assert!(report.slowest < Duration::from_secs(1), "{report:?}");
+    report.is_clean();
 }

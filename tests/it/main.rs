@@ -33,6 +33,7 @@ mod quarantine;
 mod reference;
 mod requests;
 mod revisions;
+mod sdks;
 mod secrets;
 mod services;
 mod siege;

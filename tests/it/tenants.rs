@@ -1,5 +1,7 @@
 //! Tenants: each has apps, tokens and hosts of its own, and sees and changes nothing of another's.
 
+use std::time::Duration;
+
 use serde_json::json;
 use tests::{Platform, bare, guest, manifest_of};
 
@@ -122,4 +124,126 @@ fn the_command_line_makes_tenants_and_deploys_for_them() {
     platform.run(&["tenant", "list"]).exits(0).says("alice");
     let listed = platform.run(&["tenant", "list", "--json"]).exits(0).json();
     assert_eq!(listed, json!(["alice", "default"]));
+}
+
+const GRANT: &str = "grant = { kv = ['default'] }";
+
+#[test]
+fn a_tenant_that_is_deleted_takes_everything_of_its_own_along() {
+    let platform = Platform::start();
+    let alice = platform.api.new_tenant("alice");
+    platform.api.new_tenant("bob");
+    alice.deploy(&manifest_of("shop", GRANT), &guest("kv_spin"));
+    alice.deploy(&bare("hello"), &guest("hello"));
+    platform.deploy("hello", &guest("hello"));
+    platform.post("shop.alice", "/set/default?k", b"v").is(200);
+    platform
+        .run(&["tenant", "delete", "alice"])
+        .exits(2)
+        .says("--yes");
+    platform
+        .run(&["tenant", "delete", "alice", "--yes"])
+        .exits(3)
+        .says("has 2 apps");
+    platform.get("hello.alice", "/").is(200);
+    alice.get("tenants/alice/apps").is(200);
+    platform
+        .run(&["tenant", "delete", "default", "--with-apps", "--yes"])
+        .exits(3)
+        .says("began with");
+    alice
+        .ask("DELETE", "/v1/tenants/alice?with-apps=true", None)
+        .refuses(403, "scope", "the platform");
+
+    platform
+        .run(&["tenant", "delete", "alice", "--with-apps", "--yes"])
+        .exits(0)
+        .says("deleted the tenant alice");
+    for app in ["shop.alice", "hello.alice"] {
+        platform.get(app, "/").is(404);
+    }
+    alice
+        .get("tenants/alice/apps")
+        .refuses(401, "token-revoked", "");
+    let listed = platform.run(&["tenant", "list", "--json"]).exits(0).json();
+    assert_eq!(listed, json!(["bob", "default"]));
+    platform
+        .run(&["tenant", "delete", "alice", "--with-apps", "--yes"])
+        .exits(3)
+        .says("there is no tenant `alice`");
+    platform.get("hello", "/").is(200);
+    // One that has no apps goes by itself.
+    platform.run(&["tenant", "delete", "bob", "--yes"]).exits(0);
+
+    // Who comes after it begins with nothing of it, and old tokens stay ended.
+    let again = platform.api.new_tenant("alice");
+    assert_eq!(again.get("tenants/alice/apps").is(200).json, json!([]));
+    alice
+        .get("tenants/alice/apps")
+        .refuses(401, "token-revoked", "");
+    let unknown = model::Digest::of(&guest("hello"));
+    again.new_version(&bare("hello"), unknown).refuses(
+        422,
+        "artifact-missing",
+        "not uploaded by this tenant",
+    );
+    again.deploy(&manifest_of("shop", GRANT), &guest("kv_spin"));
+    platform
+        .post("shop.alice", "/get/default?k", b"")
+        .is(200)
+        .says("none");
+}
+
+#[test]
+fn a_tenant_whose_deletion_is_cut_off_is_there_whole_or_not_at_all() {
+    const APPS: [&str; 3] = ["one", "two", "three"];
+    let mut platform = Platform::start();
+    let (mut there, mut gone) = (0, 0);
+    for round in 0..12_u64 {
+        let name = format!("tenant-{round}");
+        let tenant = platform.api.new_tenant(&name);
+        for app in APPS {
+            tenant.deploy(&manifest_of(app, GRANT), &guest("kv_spin"));
+            let app = format!("{app}.{name}");
+            platform.post(&app, "/set/default?k", b"v").is(200);
+        }
+        std::thread::scope(|scope| {
+            let (api, name) = (platform.api.clone(), name.clone());
+            // The kill finds the request under way, or one that is still to come.
+            let (request, kill) = match round % 2 {
+                0 => (0, round * 2),
+                _ => (round * 8, 0),
+            };
+            scope.spawn(move || {
+                std::thread::sleep(Duration::from_millis(request));
+                let path = format!("/v1/tenants/{name}?with-apps=true");
+                // Cut off, or not.
+                let _ = api.try_send("DELETE", &path, "", b"");
+            });
+            std::thread::sleep(Duration::from_millis(kill));
+            platform.kill_tree();
+        });
+        platform.start_again();
+        let listed = platform.api.get("tenants").is(200).json;
+        let is_there = listed.as_array().unwrap().contains(&json!(name));
+        // Its token, as the platform that was started again answers it.
+        let tenant = platform.api.with_token(&tenant.token);
+        for app in APPS {
+            let app = format!("{app}.{name}");
+            let reply = platform.post(&app, "/get/default?k", b"");
+            match is_there {
+                true => drop(reply.is(200).says("value v")),
+                false => drop(reply.is(404)),
+            }
+        }
+        let apps = tenant.get(&format!("tenants/{name}/apps"));
+        match is_there {
+            true => assert_eq!(apps.is(200).json.as_array().unwrap().len(), APPS.len()),
+            false => drop(apps.refuses(401, "token-revoked", "")),
+        }
+        there += u32::from(is_there);
+        gone += u32::from(!is_there);
+    }
+    println!("{there} stayed whole, {gone} were gone");
+    assert!(there > 0 && gone > 0, "{there} {gone}");
 }

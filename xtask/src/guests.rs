@@ -23,14 +23,17 @@ pub fn build(progress: &mut Progress) -> Result<(), Failure> {
         "build the guests as components",
         &mut cargo(&guests, "guests", &all, "wasm32-wasip2"),
     )?;
-    // As core modules: the commands, and one handler, which then carries its WIT in custom sections.
+    // As core modules: the commands, and handlers, which then carry their WIT in custom sections. Spin's templates build so.
     let modules = [
         "build",
         "--release",
         "--locked",
+        "--package=guests",
+        "--package=spin5",
         "--bins",
-        "--example",
-        "hello",
+        "--example=hello",
+        "--example=spin5",
+        "--example=spin5_variables",
     ];
     progress.step(
         "build the guests as core modules",

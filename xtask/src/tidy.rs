@@ -29,7 +29,8 @@ const EDGES: [(&str, &[&str]); 9] = [
             "control",
         ],
     ),
-    ("tests", &["model"]),
+    // `capabilities` for what is measured without a platform around it.
+    ("tests", &["capabilities", "model"]),
     ("xtask", &[]),
 ];
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use distribution::{Distribution, Publication};
 use model::{
     AppId, AppLimits, Catalog, Change, Deployment, DeploymentCause, Generation, Host, Revision,
-    Signed, VersionNumber, limits,
+    SecretsRevision, Signed, TenantName, VersionNumber, limits,
 };
 use rusqlite::Transaction;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -17,7 +17,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::catalog::{self, entry};
 use crate::certificates::Certificates;
 use crate::keys::Keys;
-use crate::records::{Records, RecordsError, apps, deployments, generations, versions};
+use crate::records::{
+    Records, RecordsError, apps, deployments, generations, secrets, tenants, versions,
+};
 use crate::routes::{self, RouteRefusal};
 
 /// Why a pointer was not moved.
@@ -39,6 +41,12 @@ pub(crate) enum DeployError {
     },
     #[error("{0}")]
     Route(#[from] RouteRefusal),
+    #[error("there is no tenant `{0}`")]
+    NoTenant(TenantName),
+    #[error(
+        "the tenant `{tenant}` has {apps} apps; delete them first, or say that they go with it"
+    )]
+    HasApps { tenant: TenantName, apps: usize },
     #[error("{0} deployments wait already; try again in a few seconds")]
     QueueFull(u64),
     #[error("the platform is stopping; try again when it is back")]
@@ -58,9 +66,36 @@ pub(crate) struct Move {
     pub at_ms: u64,
 }
 
+/// A tenant that is to go.
+#[derive(Debug, Clone)]
+pub(crate) struct Leave {
+    pub tenant: TenantName,
+    /// What becomes of its apps.
+    pub apps: AppsOfTenant,
+    pub at_ms: u64,
+}
+
+/// What becomes of the apps of a tenant that is deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AppsOfTenant {
+    /// While there are any, it stays.
+    Keep,
+    Delete,
+}
+
+/// What went with a tenant.
+#[derive(Debug)]
+pub(crate) struct Left {
+    pub apps: Vec<AppId>,
+    pub generation: Generation,
+    /// The change of secrets that this was.
+    pub secrets: SecretsRevision,
+}
+
 enum Order {
     Deploy(Move, oneshot::Sender<Result<Deployment, DeployError>>),
     Delete(AppId, oneshot::Sender<Result<Generation, DeployError>>),
+    Leave(Leave, oneshot::Sender<Result<Left, DeployError>>),
 }
 
 /// The way to the task that moves pointers.
@@ -79,6 +114,11 @@ impl Deployer {
     /// Deletes an app. Nodes know of it as above.
     pub async fn delete(&self, id: AppId) -> Result<Generation, DeployError> {
         self.submit(|reply| Order::Delete(id, reply)).await
+    }
+
+    /// Deletes a tenant. Nodes know of it as above.
+    pub async fn leave(&self, leave: Leave) -> Result<Left, DeployError> {
+        self.submit(|reply| Order::Leave(leave, reply)).await
     }
 
     /// The newest generation.
@@ -158,6 +198,14 @@ impl Deployments {
                     published = self.tell(&made, published).await;
                     newest.send_replace(self.catalog.clone());
                     let _ = reply.send(made.map(|(generation, _)| generation));
+                }
+                Some(Order::Leave(leave, reply)) => {
+                    let tenant = leave.tenant.clone();
+                    let made = self.make(move |t, mover| mover.leave(t, leave)).await;
+                    self.certificates.changed(&tenant);
+                    published = self.tell(&made, published).await;
+                    newest.send_replace(self.catalog.clone());
+                    let _ = reply.send(made.map(|(left, _)| left));
                 }
             }
         }
@@ -242,7 +290,7 @@ impl Mover {
         deployments::add(t, &id, &deployment)?;
         let routes = claims.into_iter().map(|(route, _)| route).collect();
         let entry = entry(id, deployment.revision, version, routes, &self.ceiling);
-        let publication = self.change(t, Change::Put(Arc::new(entry)))?;
+        let publication = self.change(t, vec![Change::Put(Arc::new(entry))])?;
         Ok((deployment, publication))
     }
 
@@ -253,12 +301,42 @@ impl Mover {
     ) -> Result<(Generation, Publication), DeployError> {
         let app = apps::find(t, &id)?.ok_or_else(|| DeployError::NoApp(id.clone()))?;
         apps::delete(t, &app.id)?;
-        let publication = self.change(t, Change::Remove(id))?;
+        let publication = self.change(t, vec![Change::Remove(id)])?;
         Ok((publication.catalog.generation(), publication))
     }
 
-    fn change(&self, t: &Transaction<'_>, change: Change) -> Result<Publication, RecordsError> {
-        let (catalog, delta) = self.catalog.change(vec![change]);
+    fn leave(&self, t: &Transaction<'_>, leave: Leave) -> Result<(Left, Publication), DeployError> {
+        let tenant = leave.tenant;
+        if !tenants::exists(t, &tenant)? {
+            return Err(DeployError::NoTenant(tenant));
+        }
+        let apps = apps::list(t, Some(&tenant))?.into_iter().map(|app| app.id);
+        let apps: Vec<AppId> = apps.collect();
+        if leave.apps == AppsOfTenant::Keep && !apps.is_empty() {
+            let apps = apps.len();
+            return Err(DeployError::HasApps { tenant, apps });
+        }
+        for app in &apps {
+            apps::delete(t, app)?;
+        }
+        tenants::delete(t, &tenant, leave.at_ms)?;
+        let removed = apps.iter().cloned().map(Change::Remove);
+        let publication = self.change(t, removed.collect())?;
+        let generation = publication.catalog.generation();
+        let left = Left {
+            apps,
+            generation,
+            secrets: secrets::next_revision(t)?,
+        };
+        Ok((left, publication))
+    }
+
+    fn change(
+        &self,
+        t: &Transaction<'_>,
+        changes: Vec<Change>,
+    ) -> Result<Publication, RecordsError> {
+        let (catalog, delta) = self.catalog.change(changes);
         let head = delta.head;
         let delta = Signed::sign(&delta, &self.keys.catalog);
         generations::add(t, &head, Some(&delta))?;

@@ -1,12 +1,12 @@
 //! A deployment from the wish to `live`: which version, its native code, the move of the pointer, the nodes' word.
 
 use model::api::{Deployed, Live, NewDeployment};
-use model::{AppId, Revision, Version, limits};
+use model::{AppId, Generation, Revision, Version, limits};
 use tokio::time::Instant;
 
 use crate::auth::Caller;
 use crate::control::Platform;
-use crate::deploy::{DeployError, Move};
+use crate::deploy::{DeployError, Leave, Move};
 use crate::live::{self, Mark};
 use crate::natives::NativeError;
 use crate::records::{RecordsError, apps, deployments, versions};
@@ -77,15 +77,42 @@ pub(crate) async fn delete(
 ) -> Result<Live, RolloutError> {
     let started = Instant::now();
     let generation = platform.deployer.delete(id.clone()).await?;
+    let live = served(platform, generation, started).await;
+    forget_stores(platform, &id).await;
+    Ok(seen_by(caller, &id, live))
+}
+
+/// Deletes a tenant and waits for the nodes to serve none of its apps any longer.
+pub(crate) async fn leave(platform: &Platform, leave: Leave) -> Result<Live, DeployError> {
+    let started = Instant::now();
+    let tenant = leave.tenant.clone();
+    let left = {
+        let secrets = platform.secrets.changing().await;
+        let left = platform.deployer.leave(leave).await?;
+        secrets.forget(&tenant, left.secrets);
+        left
+    };
+    let live = served(platform, left.generation, started).await;
+    for id in &left.apps {
+        forget_stores(platform, id).await;
+    }
+    Ok(live)
+}
+
+/// Waits for the nodes to serve a generation.
+async fn served(platform: &Platform, generation: Generation, started: Instant) -> Live {
     let mark = Mark::Generation(generation);
-    let live = live::reached(platform, mark, started, limits::API_WAIT.default).await;
-    // Nobody serves it any longer, so what it kept is nobody's. Where this fails, the next app of its name sees to it.
-    if let Err(error) = platform.settings.kv.forget(&id).await {
+    live::reached(platform, mark, started, limits::API_WAIT.default).await
+}
+
+/// Nobody serves a deleted app any longer, so what it kept is nobody's. Where this fails, the next app of its name sees to
+/// it.
+async fn forget_stores(platform: &Platform, id: &AppId) {
+    if let Err(error) = platform.settings.kv.forget(id).await {
         platform.notice(format!(
             "the stores of `{id}`, which was deleted, are still there: {error}"
         ));
     }
-    Ok(seen_by(caller, &id, live))
 }
 
 /// What an app serves now, and how far it has come.

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use model::api::{Live, SecretChanged, SecretSummary};
 use model::{
-    AppName, Secret, SecretError, SecretId, SecretName, SecretText, Size, TenantName, limits,
+    AppName, Secret, SecretError, SecretId, SecretName, SecretText, SecretsRevision, Size,
+    TenantName, limits,
 };
 use rusqlite::Connection;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, MutexGuard, watch};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
@@ -90,10 +91,34 @@ impl Secrets {
         })
     }
 
+    /// Nothing else changes meanwhile.
+    pub async fn changing(&self) -> Changing<'_> {
+        Changing {
+            secrets: self,
+            _alone: self.changing.lock().await,
+        }
+    }
+
     /// What the nodes are told from now on.
     fn change(&self, change: impl FnOnce(&mut model::Secrets)) {
         self.serving
             .send_modify(|serving| change(Arc::make_mut(serving)));
+    }
+}
+
+/// The right to change secrets.
+pub(crate) struct Changing<'a> {
+    secrets: &'a Secrets,
+    _alone: MutexGuard<'a, ()>,
+}
+
+impl Changing<'_> {
+    /// The records have none of this tenant's any longer, since this revision.
+    pub fn forget(self, tenant: &TenantName, revision: SecretsRevision) {
+        self.secrets.change(|secrets| {
+            secrets.revision = revision;
+            secrets.all.retain(|id, _| id.tenant != *tenant);
+        });
     }
 }
 

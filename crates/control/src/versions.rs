@@ -92,6 +92,10 @@ pub(crate) async fn create(
     platform
         .records
         .write(move |t| {
+            // It may have been deleted while the upload was compiled.
+            if !tenants::exists(t, &id.tenant)? {
+                return Err(VersionError::NoTenant(id.tenant));
+            }
             let version = Version {
                 number: apps::next_version(t, &id)?,
                 manifest,

@@ -52,8 +52,20 @@ fn lay_out(header: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
+/// Asks whether this is to be deleted; an error unless somebody is there who wants it.
+pub fn confirm_deletion(what: &str) -> Result<(), Failure> {
+    match ask(&format!("Delete {what}?")) {
+        Some(true) => Ok(()),
+        Some(false) => Err(Failure::failed("nothing was deleted")),
+        None => Err(
+            Failure::usage(format!("{what} was not deleted: nobody is here to ask"))
+                .hint("say that you mean it with `--yes`"),
+        ),
+    }
+}
+
 /// Asks a yes-or-no question; `None` if nobody is there to answer.
-pub fn ask(question: &str) -> Option<bool> {
+fn ask(question: &str) -> Option<bool> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return None;
     }

@@ -58,23 +58,43 @@ macro_rules! one_by_one {
     };
 }
 
-/// `/OPERATION/STORE[/NUMBER]?KEY`, the key percent-encoded, the value as the body.
+/// `/OPERATION/STORE[/NUMBER]?KEY`, store and key percent-encoded, the value as the body.
 pub fn handle<S: Store>(request: IncomingRequest, out: ResponseOutparam) {
     let parts = segments(&request);
     let key = query(&request);
+    let operation = parts.first().map_or("", String::as_str);
+    let store = &decoded(parts.get(1).map_or("", String::as_str));
+    let number = parts.get(2).and_then(|text| text.parse().ok()).unwrap_or(0);
+    let told = match operation {
+        "held" => held::<S>(store, &key, || body(&request)),
+        _ => run::<S>(operation, store, &key, number, &body(&request)),
+    };
+    match told {
+        Ok(text) => answer(out, 200, &text),
+        Err(text) => answer(out, 500, &text),
+    }
+}
+
+fn body(request: &IncomingRequest) -> Vec<u8> {
     let mut body = Vec::new();
-    let mut incoming = Body::of(&request);
+    let mut incoming = Body::of(request);
     let mut buffer = vec![0; 64 << 10];
     while let Some(length) = incoming.next(&mut buffer) {
         body.extend_from_slice(&buffer[..length]);
     }
-    let operation = parts.first().map_or("", String::as_str);
-    let store = parts.get(1).map_or("", String::as_str);
-    let number = parts.get(2).and_then(|text| text.parse().ok()).unwrap_or(0);
-    match run::<S>(operation, store, &key, number, &body) {
-        Ok(text) => answer(out, 200, &text),
-        Err(text) => answer(out, 500, &text),
-    }
+    body
+}
+
+/// Opens a store and says so in it, then sets the key to a body that may come much later.
+fn held<S: Store>(
+    store: &str,
+    key: &str,
+    body: impl FnOnce() -> Vec<u8>,
+) -> Result<String, String> {
+    let store = S::open(store)?;
+    store.set("held", b"open")?;
+    store.set(key, &body())?;
+    Ok("set".into())
 }
 
 fn run<S: Store>(
@@ -101,6 +121,9 @@ fn run<S: Store>(
         "set" => store.set(key, body).map(|()| "set".into())?,
         "fill" => store
             .set(key, &vec![b'x'; number as usize])
+            .map(|()| "set".into())?,
+        "long-key" => store
+            .set(&"k".repeat(number as usize), body)
             .map(|()| "set".into())?,
         "delete" => store.delete(key).map(|()| "deleted".into())?,
         "exists" => store.exists(key)?.to_string(),

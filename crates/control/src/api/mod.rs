@@ -62,6 +62,11 @@ fn operations(platform: &Arc<Platform>) -> Vec<Operation> {
         ("delete", "/v1/tokens/{id}", change(delete(tokens::revoke))),
         ("get", "/v1/tenants", ask(get(tenants::list))),
         ("post", "/v1/tenants", change(post(tenants::create))),
+        (
+            "delete",
+            "/v1/tenants/{tenant}",
+            change(delete(tenants::delete)),
+        ),
         ("post", "/artifacts/missing", ask(post(artifacts::missing))),
         ("put", "/artifacts/{digest}", artifact),
         ("get", "/certificates", ask(get(certificates::list))),

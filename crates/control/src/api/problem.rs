@@ -260,8 +260,11 @@ impl From<TenantError> for Refused {
             TenantError::Records(error) => return error.into(),
             TenantError::Exists(_) => (409, "tenant-exists"),
             TenantError::TooMany(_) => (409, "too-many-tenants"),
+            TenantError::First => (409, "tenant-first"),
+            TenantError::Deploy(error) => return error.into(),
         };
-        Self::new(status, code, "the tenant was not made", error.to_string())
+        let title = "the tenant was not made or deleted";
+        Self::new(status, code, title, error.to_string())
     }
 }
 
@@ -393,6 +396,8 @@ impl From<DeployError> for Refused {
                 let title = "the platform is busy";
                 return Self::new(503, "deploy-queue-full", title, text).retry_after(1);
             }
+            DeployError::NoTenant(_) => (404, "tenant-not-found"),
+            DeployError::HasApps { .. } => (409, "tenant-has-apps"),
             DeployError::NoApp(_) => (404, "app-not-found"),
             DeployError::NoVersion { .. } => (404, "version-not-found"),
             DeployError::NothingBefore(_) => (409, "no-earlier-version"),

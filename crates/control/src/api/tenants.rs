@@ -1,16 +1,18 @@
-//! Tenants over the API: listed within the caller's scope, made by who runs the platform.
+//! Tenants over the API: listed within the caller's scope, made and deleted by who runs the platform.
 
 use std::sync::Arc;
 
 use axum::extract::State;
-use http::StatusCode;
+use http::{StatusCode, Uri};
 use model::TenantName;
-use model::api::{NewTenant, Verb};
+use model::api::{Live, NewTenant, Verb};
+use serde::Deserialize;
 
 use super::problem::Refused;
-use super::request::Json;
+use super::request::{Json, Place, query};
 use crate::auth::{Caller, Reach};
 use crate::control::Platform;
+use crate::deploy::AppsOfTenant;
 use crate::tenants;
 use crate::versions::VersionError;
 
@@ -35,6 +37,29 @@ pub(super) async fn create(
     caller.check(Verb::Admin, Reach::Platform)?;
     tenants::create(&platform, new.name.clone()).await?;
     Ok((StatusCode::CREATED, axum::Json(new.name)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Deletion {
+    #[serde(default)]
+    with_apps: bool,
+}
+
+/// `DELETE /v1/tenants/{tenant}`
+pub(super) async fn delete(
+    State(platform): Control,
+    caller: Caller,
+    place: Place,
+    uri: Uri,
+) -> Result<axum::Json<Live>, Refused> {
+    let tenant = place.tenant()?;
+    caller.check(Verb::Admin, Reach::Platform)?;
+    let apps = match query(&uri)? {
+        Deletion { with_apps: true } => AppsOfTenant::Delete,
+        Deletion { with_apps: false } => AppsOfTenant::Keep,
+    };
+    Ok(axum::Json(tenants::delete(&platform, tenant, apps).await?))
 }
 
 /// Whether there is such a tenant.

@@ -165,4 +165,11 @@ CREATE TABLE secrets (
     PRIMARY KEY (tenant, name)
 ) STRICT, WITHOUT ROWID;
 ",
+    "
+-- A deleted tenant keeps its row in `tenants`, for its deleted apps, which keep theirs.
+CREATE TABLE deleted_tenants (
+    name TEXT NOT NULL PRIMARY KEY REFERENCES tenants (name),
+    sum INTEGER NOT NULL AS (row_sum(name)) STORED
+) STRICT, WITHOUT ROWID;
+",
 ];

@@ -89,6 +89,19 @@ pub(crate) fn revoke_made_by(
     Ok(())
 }
 
+/// Ends every token of a tenant.
+pub(crate) fn revoke_of(
+    t: &Transaction<'_>,
+    tenant: &TenantName,
+    now_ms: u64,
+) -> Result<(), RecordsError> {
+    t.execute(
+        "UPDATE tokens SET revoked_ms = ?2 WHERE tenant = ?1 AND revoked_ms IS NULL",
+        params![tenant.as_str(), integer(now_ms)],
+    )?;
+    Ok(())
+}
+
 /// Notes that a token was used.
 pub(crate) fn touch(t: &Transaction<'_>, id: &str, now_ms: u64) -> Result<(), RecordsError> {
     t.prepare_cached("UPDATE tokens SET last_used_ms = ?2 WHERE id = ?1")?

@@ -30,16 +30,7 @@ pub async fn run(options: &Options) -> Result<(), Failure> {
     let client = Client::new(&options.platform)?;
     let app = &options.app;
     if !options.yes {
-        match screen::ask(&format!("Delete `{app}` and all of its versions?")) {
-            Some(true) => {}
-            Some(false) => return Err(Failure::failed(format!("`{app}` was not deleted"))),
-            None => {
-                return Err(Failure::usage(format!(
-                    "`{app}` was not deleted: nobody is here to ask"
-                ))
-                .hint("say that you mean it with `--yes`"));
-            }
-        }
+        screen::confirm_deletion(&format!("`{app}` and all of its versions"))?;
     }
     let wait = limits::API_WAIT.default.duration();
     client.delete(&client.app_path(app, ""), wait).await?;

@@ -46,6 +46,8 @@ pub struct Facts {
     pub worker_restarts: u64,
     pub log_lines_dropped: Unwritten,
     pub not_exported: NotExported,
+    /// Whether the key-value stores take no more changes.
+    pub stores_failed: bool,
 }
 
 /// Log lines that were not written, by where to.
@@ -430,6 +432,11 @@ impl Seen {
                 facts.generation,
             ),
             present("catalog_apps", "Apps in the catalog", facts.apps as u64),
+            present(
+                "stores_failed",
+                "1 if the key-value stores take no more changes, because their disk failed",
+                u64::from(facts.stores_failed),
+            ),
         ]
     }
 }
@@ -548,6 +555,7 @@ mod tests {
             logs: 6,
             metrics: 7,
         },
+        stores_failed: true,
     };
 
     fn app(number: u64, requests: &[(Outcome, u64)]) -> AppMetrics {
@@ -635,6 +643,7 @@ mod tests {
             r#"midge_telemetry_dropped_total{kind="metrics"} 7"#,
             "midge_worker_restarts_total 1",
             "midge_catalog_generation 7",
+            "midge_stores_failed 1",
             "# EOF",
         ] {
             assert!(

@@ -215,6 +215,10 @@ impl Supervisor {
         let listen: Vec<_> = addresses.iter().map(SocketAddr::to_string).collect();
         let mut others = JoinSet::new();
         others.spawn(agent.follow());
+        others.spawn(stores::tell_failed(
+            node.stores.failed(),
+            settings.notice.clone(),
+        ));
         others.spawn(tickets::replace(replacing, settings.notice));
         others.spawn(report::report(
             settings.name,
@@ -345,6 +349,7 @@ fn counts(node: &Node) -> Vec<Family> {
         worker_restarts,
         log_lines_dropped: node.logs.dropped_lines(),
         not_exported: export.map(|export| export.dropped()).unwrap_or_default(),
+        stores_failed: node.stores.have_failed(),
     };
     node.metrics.families(facts, &catalog)
 }

@@ -1,4 +1,4 @@
-//! The keeper's end of a worker's way to its stores.
+//! The keeper's end of a worker's way to its stores, and what the operator hears of them.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,6 +12,7 @@ use model::pipe::{StoreAnswer, StoreAsk};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 
+use super::Notice;
 use crate::store_pipe;
 
 /// What a worker asked for and nobody looked at yet.
@@ -55,4 +56,13 @@ pub async fn serve(socket: OwnedFd, stores: Arc<dyn KeyValue>) -> io::Result<()>
         failed = work => failed,
         sent = store_pipe::send(&mut to, answered) => sent,
     }
+}
+
+/// Tells the operator once of stores that take no more changes.
+pub async fn tell_failed(failed: impl Future<Output = String>, notice: Notice) {
+    let why = failed.await;
+    notice(&format!(
+        "the key-value stores take no more changes: what was written last may not have reached the disk ({why}). Apps are \
+         served on and read what was acknowledged; see to the disk, then start midge again"
+    ));
 }

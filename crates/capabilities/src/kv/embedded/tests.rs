@@ -40,6 +40,79 @@ async fn the_contract_holds() {
     contract::holds(&stores, LIMIT, &pass).await;
 }
 
+/// Stores whose keys nothing frames: tenant, app, store and key one after the other.
+struct Unframed(Stores);
+
+impl Unframed {
+    fn one() -> StoreId {
+        store("everyone/everything", "one")
+    }
+
+    fn key(store: &StoreId, key: &str) -> String {
+        let StoreId { app, store } = store;
+        format!("{}{}{store}{key}", app.tenant, app.app)
+    }
+}
+
+#[async_trait]
+impl KeyValue for Unframed {
+    async fn get(&self, store: &StoreId, key: &str) -> Result<Option<Item>, KvError> {
+        self.0.get(&Self::one(), &Self::key(store, key)).await
+    }
+
+    async fn exists(&self, store: &StoreId, key: &str) -> Result<bool, KvError> {
+        self.0.exists(&Self::one(), &Self::key(store, key)).await
+    }
+
+    async fn list(
+        &self,
+        store: &StoreId,
+        prefix: &str,
+        after: Option<&str>,
+        most: u64,
+    ) -> Result<KeyPage, KvError> {
+        let begin = Self::key(store, "").len();
+        let (prefix, after) = (
+            Self::key(store, prefix),
+            after.map(|after| Self::key(store, after)),
+        );
+        let mut page = self
+            .0
+            .list(&Self::one(), &prefix, after.as_deref(), most)
+            .await?;
+        for key in &mut page.keys {
+            key.drain(..begin);
+        }
+        Ok(page)
+    }
+
+    async fn usage(&self, _: &StoreId) -> Result<StoreUsage, KvError> {
+        self.0.usage(&Self::one()).await
+    }
+
+    async fn change(
+        &self,
+        store: &StoreId,
+        mut changes: Vec<KvChange>,
+    ) -> Result<Vec<KvDone>, KvError> {
+        for change in &mut changes {
+            let (KvChange::Set { key, .. }
+            | KvChange::Delete { key, .. }
+            | KvChange::Increment { key, .. }) = change;
+            *key = Self::key(store, key);
+        }
+        self.0.change(&Self::one(), changes).await
+    }
+}
+
+#[tokio::test]
+async fn the_contract_finds_stores_whose_keys_nothing_frames() {
+    let folder = tempfile::tempdir().unwrap();
+    let (stores, _) = stores(&folder);
+    let found = contract::breaches(&Unframed(stores)).await;
+    assert!(found.len() >= 8, "{found:?}");
+}
+
 #[tokio::test]
 async fn what_was_acknowledged_is_there_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();

@@ -4,14 +4,13 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use heed::types::Bytes as Raw;
 use heed::{CommitOrAbort, CompactionOption, Env, EnvFlags, MdbError, RwTxn};
 use model::{AppId, KvChange, KvDone, KvError, Size, StoreId, StoreName, StoreUsage, limits};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::apply::{Applier, Refused};
 use super::{Changes, Clock, Lent, Reader, Table, open, record};
@@ -46,7 +45,7 @@ pub type Stores = Lent<Jobs>;
 pub struct Jobs {
     jobs: SyncSender<Job>,
     /// Why nothing is written any longer, if so.
-    failure: Arc<OnceLock<String>>,
+    failure: watch::Receiver<Option<String>>,
 }
 
 enum Job {
@@ -69,14 +68,14 @@ impl Lent<Jobs> {
         env.clear_stale_readers()?;
         let table = prepare(&env)?;
         sync_names(folder)?;
-        let failure = Arc::new(OnceLock::new());
+        let (fail, failure) = watch::channel(None);
         let (jobs, waiting) = sync_channel(limits::KV_QUEUE.default as usize);
         let writer = Writer {
             env: env.clone(),
             table,
             limit,
             clock: clock.clone(),
-            failure: failure.clone(),
+            fail,
             forgetting: Vec::new(),
         };
         std::thread::Builder::new()
@@ -89,6 +88,25 @@ impl Lent<Jobs> {
     /// Lets go of what processes that are gone were reading; else what they read would be kept for them for ever.
     pub fn clear_stale_readers(&self) -> Result<usize, StoresError> {
         Ok(self.reader.env.clear_stale_readers()?)
+    }
+
+    /// Whether the disk has failed, so that nothing is written any longer.
+    pub fn have_failed(&self) -> bool {
+        self.changes.failure.borrow().is_some()
+    }
+
+    /// Waits until [`Self::have_failed`], and says why. Does not return if the stores are closed before, and does not keep
+    /// them open.
+    pub fn failed(&self) -> impl Future<Output = String> + use<> {
+        let mut failure = self.changes.failure.clone();
+        async move {
+            let failed = failure.wait_for(Option::is_some).await;
+            let why = failed.ok().and_then(|why| why.clone());
+            match why {
+                Some(why) => why,
+                None => std::future::pending().await,
+            }
+        }
     }
 }
 
@@ -106,7 +124,7 @@ impl Jobs {
     }
 
     fn ended(&self) -> KvError {
-        let why = self.failure.get().cloned();
+        let why = self.failure.borrow().clone();
         KvError::Failed(why.unwrap_or_else(|| "their writer has ended".to_owned()))
     }
 }
@@ -185,7 +203,8 @@ struct Writer {
     table: Table,
     limit: Size,
     clock: Clock,
-    failure: Arc<OnceLock<String>>,
+    /// Where it is told why nothing is written any longer.
+    fail: watch::Sender<Option<String>>,
     /// Who waits for an app to be forgotten, by how its keys begin.
     forgetting: Vec<(Vec<u8>, Forgotten)>,
 }
@@ -211,7 +230,7 @@ impl Writer {
                 Ok(more) => busy = more,
                 Err(error) => {
                     // Whoever waits, and whoever asks from now on, is told.
-                    let _ = self.failure.set(error.to_string());
+                    self.fail.send_replace(Some(error.to_string()));
                     return;
                 }
             }

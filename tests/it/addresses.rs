@@ -138,6 +138,19 @@ const FORBIDDEN: [&str; 60] = [
     "4000::1",
 ];
 
+/// Where every address of IPv6 there answers: all that the tests name but the link between the two.
+const FAR: [&str; 9] = [
+    "2000::/3",
+    "4000::/3",
+    "64:ff9b::/96",
+    "64:ff9b:1::/48",
+    "100::/64",
+    "5f00::/16",
+    "fc00::/8",
+    "fd00::/24",
+    "fec0::/10",
+];
+
 /// Spellings of forbidden addresses, and what is no address at all.
 const ODD: [&str; 40] = [
     "localhost",
@@ -270,7 +283,10 @@ impl World {
         ours("route add default via 198.18.0.2");
         ours("-6 route add default via fd77::2");
         theirs("route add local default dev lo");
-        theirs("-6 route add local default dev lo");
+        // All of them would take what is sent back as well.
+        for network in FAR {
+            theirs(&format!("-6 route add local {network} dev lo"));
+        }
         writeln!(child.stdin.as_mut().expect("it was piped"), "go").expect("it reads");
         while next() != "ready" {}
         let seen = Arc::new(Mutex::new(BTreeSet::new()));
@@ -306,11 +322,8 @@ fn world() {
     println!("\nworld {}", std::process::id());
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).expect("it is told");
-    for at in ["0.0.0.0:80", "0.0.0.0:8080", "[::]:80"] {
-        // One that takes both kinds cannot be bound twice.
-        let Ok(listener) = TcpListener::bind(at) else {
-            continue;
-        };
+    for at in ["[::]:80", "[::]:8080"] {
+        let listener = TcpListener::bind(at).expect("the ports are free");
         thread::spawn(move || {
             for mut stream in listener.incoming().flatten() {
                 let to = stream.local_addr().expect("it is connected").ip();

@@ -7,11 +7,16 @@ use model::Manifest;
 use tests::{Guest, Platform};
 
 /// An example's folder, what it was built into, and what it answers to `/there`.
-const EXAMPLES: [(&str, Guest, &str); 3] = [
+const EXAMPLES: [(&str, Guest, &str); 4] = [
     (
         "rust/hello",
         Guest::Example("hello"),
         "Hello from the edge! You asked for /there\n",
+    ),
+    (
+        "rust/outgoing",
+        Guest::Example("outgoing"),
+        "hello says: Hello from the edge! You asked for /there\n",
     ),
     (
         "rust/secrets",
@@ -53,8 +58,19 @@ fn every_example_answers_as_its_manifest_has_it() {
 /// The code that a page shows is an example's, which is built and answers.
 #[test]
 fn the_guides_code_is_that_of_an_example() {
-    let page = fs::read_to_string(root().join("../docs/guide/secrets.md")).unwrap();
-    let source = fs::read_to_string(root().join("rust/secrets/src/lib.rs")).unwrap();
+    for (page, example) in [
+        ("secrets", "rust/secrets"),
+        ("outgoing-http", "rust/outgoing"),
+    ] {
+        shows(page, example);
+    }
+}
+
+/// The code of the guide's page `page` is in the source of `example`.
+fn shows(page: &str, example: &str) {
+    let page = root().join(format!("../docs/guide/{page}.md"));
+    let page = fs::read_to_string(page).unwrap();
+    let source = fs::read_to_string(root().join(example).join("src/lib.rs")).unwrap();
     let blocks: Vec<&str> = page
         .split("```rust\n")
         .skip(1)

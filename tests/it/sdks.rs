@@ -1,6 +1,9 @@
 //! Binaries that are built with published SDKs run unchanged.
 
-use tests::{Guest, Platform, Reply};
+use tests::names::{Names, Says};
+use tests::origin::Origin;
+use tests::tls::Authority;
+use tests::{Guest, Platform, Reply, Settings};
 
 const GRANT: &str = "grant = { kv = ['default', 'carts'] }";
 
@@ -72,49 +75,91 @@ fn spins_sdks_read_and_write_the_same_stores() {
     }
 }
 
-/// Nothing grants outgoing HTTP yet: each SDK's own client hears that the request is denied.
-#[test]
-fn clients_of_sdks_are_denied_in_their_own_words() {
-    let platform = Platform::start();
+/// All of those that have a client of their own.
+fn clients() -> impl Iterator<Item = (&'static str, Guest)> {
     let others = [
         ("wstd", Guest::Component("wstd_app")),
         ("wasip3", Guest::Service("sdk")),
     ];
-    for (app, guest) in SPIN.into_iter().chain(others) {
+    SPIN.into_iter().chain(others)
+}
+
+#[test]
+fn clients_of_sdks_are_answered_by_real_servers() {
+    let authority = Authority::new();
+    let secure = Origin::secure(&authority.certify(&["origin.test"]), &["h2", "http/1.1"]);
+    let origin = Origin::start();
+    let names = Names::start(|_, _| Says::Addresses(vec!["127.0.0.1".parse().unwrap()], 60));
+    let platform = Platform::start_with(Settings {
+        config: format!(
+            "[egress]\nallow = ['127.0.0.1/32']\nnameservers = ['{}']\nroots = 'none'\nca = 'ca.pem'",
+            names.address
+        ),
+        files: vec![("ca.pem".to_owned(), authority.root())],
+        ..Settings::default()
+    });
+    let (plain, port) = (format!("http://{}", origin.address), secure.address.port());
+    let secure = format!("https://origin.test:{port}");
+    let granted =
+        format!("grant = {{ http = ['{plain}', '{secure}', 'http://echo.app.internal'] }}");
+    platform.deploy("echo", &tests::guest("echo"));
+    let body = vec![b'b'; 200 << 10];
+    for (app, guest) in clients() {
+        platform.deploy_with(app, &guest.bytes(), &granted);
+        let fetch = |url: &str| ask(&platform, app, "GET", &format!("/fetch?{url}"), b"");
+        let post = |url: &str| ask(&platform, app, "POST", &format!("/post?{url}"), &body);
+        fetch(&format!("{plain}/echo?q=1"))
+            .is(200)
+            .mentions("GET /echo?q=1 HTTP/1.1");
+        fetch(&format!("{secure}/echo"))
+            .is(200)
+            .mentions("HTTP/2.0");
+        fetch(&format!("{plain}/status/418")).is(418);
+        assert_eq!(
+            fetch(&format!("{secure}/bytes/1000000")).is(200).body.len(),
+            1_000_000
+        );
+        post(&format!("{plain}/upload"))
+            .is(200)
+            .says("204800 bytes");
+        post(&format!("{secure}/upload"))
+            .is(200)
+            .says("204800 bytes");
+        // Few enough bytes that who does not read meanwhile has room for them.
+        let path = "/post?http://echo.app.internal/";
+        ask(&platform, app, "POST", path, b"within")
+            .is(200)
+            .says("within");
+        fetch("http://other.test/")
+            .is(500)
+            .mentions("HttpRequestDenied");
+        fetch(&format!("{plain}0/")).is(500).mentions("Http");
+        // Nothing that was not granted.
         platform.deploy(app, &guest.bytes());
-        for (method, path, body) in [
-            ("GET", "/fetch?http://origin.example/", &b""[..]),
-            ("POST", "/post?http://origin.example/", b"a body"),
-        ] {
-            ask(&platform, app, method, path, body)
-                .is(500)
-                .mentions("HttpRequestDenied");
-        }
+        fetch(&plain).is(500).mentions("HttpRequestDenied");
+        post(&plain).is(500).mentions("HttpRequestDenied");
     }
 }
 
-/// Midge does not lend Spin's variables yet: a guest that imports them is refused by their name.
 #[test]
-fn variables_of_spins_sdks_are_refused_by_name() {
+fn spins_sdks_read_variables_from_configuration_and_secrets() {
     let platform = Platform::start();
-    for (guest, interface) in [
-        (
-            Guest::Module("spin5_variables"),
-            "fermyon:spin/variables@2.0.0",
-        ),
-        (
-            Guest::Component("spin5_variables"),
-            "fermyon:spin/variables@2.0.0",
-        ),
-        (
-            Guest::Service("spin7_variables"),
-            "spin:variables/variables@3.0.0",
-        ),
+    let path = "/v1/tenants/default/secrets/stripe-key";
+    let kind = "content-type: application/octet-stream\r\n";
+    platform.api.send("PUT", path, kind, b"sk_live").is(201);
+    for (app, guest) in [
+        ("module", Guest::Module("spin5_variables")),
+        ("spin5", Guest::Component("spin5_variables")),
+        ("spin7", Guest::Service("spin7_variables")),
     ] {
-        let refused = platform
-            .api
-            .publish_or_refuse(&tests::bare("shop"), &guest.bytes());
-        assert_eq!(refused.reply.status(), 422, "{}", refused.json);
-        assert!(refused.reply.text().contains(interface), "{}", refused.json);
+        let granted = "grant = { config = { currency = 'EUR' }, secrets = ['stripe-key'] }";
+        platform.deploy_with(app, &guest.bytes(), granted);
+        let get = |name: &str| ask(&platform, app, "GET", &format!("/variable/{name}"), b"");
+        get("currency").is(200).says("EUR");
+        get("stripe_key").is(200).says("sk_live");
+        get("other").is(500).mentions("Undefined");
+        get("Not-A-Name").is(500).mentions("InvalidName");
+        platform.deploy(app, &guest.bytes());
+        get("stripe_key").is(500).mentions("Undefined");
     }
 }

@@ -2,7 +2,7 @@
 
 use wasip2::http::types::{IncomingRequest, ResponseOutparam};
 
-use crate::{Body, answer, query, segments};
+use crate::{Body, answer, decoded, query, segments};
 
 /// A store, whichever interface opened it. Errors are told in the interface's own words.
 pub trait Store: Sized {

@@ -74,7 +74,7 @@ pub fn query(request: &IncomingRequest) -> String {
     decoded(path.split_once('?').map_or("", |(_, query)| query))
 }
 
-fn decoded(text: &str) -> String {
+pub fn decoded(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
     while let Some((first, after)) = rest.split_first() {

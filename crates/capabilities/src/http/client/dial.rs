@@ -172,6 +172,7 @@ where
 {
     let handshake = http1::Builder::new()
         .max_buf_size(limits::HEADER_BYTES.default.as_usize())
+        .max_header_size(limits::HEADER_BYTES.default.as_usize())
         .max_headers(limits::HEADER_FIELDS.default as usize)
         .handshake(TokioIo::new(stream));
     let (sender, connection) = handshake.await.map_err(judge)?;

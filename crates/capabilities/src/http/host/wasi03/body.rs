@@ -111,7 +111,12 @@ impl Body {
         });
         let made = match self {
             Self::Made(made) => made,
-            Self::Received(from) => {
+            Self::Received(received) => {
+                let from = BodyProducer {
+                    body: received,
+                    // Nobody waits for it.
+                    _ended: oneshot::channel().0,
+                };
                 let relay = Relay {
                     from,
                     to: end,
@@ -133,7 +138,7 @@ impl Body {
         {
             Some(Ok(from)) => {
                 relay = Some(Relay {
-                    from: from.body,
+                    from,
                     to: end.clone(),
                     whole: false,
                 })
@@ -337,7 +342,8 @@ impl End {
 
 /// A body on its way from one message to another: the guest looks at no byte of it.
 pub struct Relay {
-    from: Incoming,
+    /// Kept to the end: what comes behind it waits for that.
+    from: BodyProducer,
     to: Arc<End>,
     /// Whether its trailers go along. If not, the guest says what they are.
     whole: bool,
@@ -350,14 +356,14 @@ impl Relay {
         loop {
             let read = poll_fn(|context| match to.body.poll_left(context) {
                 Poll::Ready(()) => Poll::Ready(false),
-                Poll::Pending => from.poll_ready(context).map(|()| true),
+                Poll::Pending => from.body.poll_ready(context).map(|()| true),
             });
             if !read.await {
                 return;
             }
             poll_fn(|context| to.body.poll_room(context)).await;
             let Ok(room) = to.body.room() else { return };
-            match from.read(room) {
+            match from.body.read(room) {
                 Ok(Some(bytes)) if to.fits(bytes.len()) => {
                     let written = to.body.write(bytes);
                     written.expect("its room was asked for, and it is open");
@@ -365,7 +371,7 @@ impl Relay {
                 Ok(Some(_)) | Err(_) => return to.fail(),
                 Ok(None) => {
                     if whole {
-                        to.trailers_came(from.trailers().ok().flatten());
+                        to.trailers_came(from.body.trailers().ok().flatten());
                     }
                     return to.contents_ended();
                 }

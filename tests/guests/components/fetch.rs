@@ -22,16 +22,17 @@ guests::handler!(handle);
 fn handle(request: IncomingRequest, out: ResponseOutparam) {
     let segments = segments(&request);
     let times = number(&request, 1, 1);
+    let wanted = Wanted::of(&request);
     match segments[0].as_str() {
         "fetch" => {
-            let text = match begin(&request, true) {
+            let text = match begin_with_body(&request) {
                 Ok(future) => said(future),
                 Err(code) => format!("refused {code:?}"),
             };
             answer(out, 200, &text);
         }
         "many" => {
-            let begun: Vec<_> = (0..times).map(|_| begin(&request, false)).collect();
+            let begun: Vec<_> = (0..times).map(|_| wanted.begin()).collect();
             let ended = begun.into_iter().map(|begun| match begun {
                 Ok(future) => said(future),
                 Err(code) => format!("refused {code:?}"),
@@ -39,19 +40,19 @@ fn handle(request: IncomingRequest, out: ResponseOutparam) {
             answer(out, 200, &tally(ended));
         }
         "turns" => {
-            let ended = (0..times).map(|_| match begin(&request, false) {
+            let ended = (0..times).map(|_| match wanted.begin() {
                 Ok(future) => said(future),
                 Err(code) => format!("refused {code:?}"),
             });
             answer(out, 200, &tally(ended));
         }
         "quiet" => {
-            let read = (0..times).filter(|_| quiet(&request)).count();
+            let read = (0..times).filter(|_| quiet(&wanted)).count();
             answer(out, 200, &read.to_string());
         }
         "hold" => {
             let held: Vec<_> = (0..times)
-                .filter_map(|_| head(begin(&request, false).ok()?).ok())
+                .filter_map(|_| head(wanted.begin().ok()?).ok())
                 .collect();
             let mut reply = Reply::begin(out, 200, &[]);
             reply.write(format!("held {}", held.len()).as_bytes());
@@ -61,7 +62,7 @@ fn handle(request: IncomingRequest, out: ResponseOutparam) {
             reply.end(None);
         }
         "leave" => {
-            let begun: Vec<_> = (0..times).map(|_| begin(&request, false)).collect();
+            let begun: Vec<_> = (0..times).map(|_| wanted.begin()).collect();
             subscribe_duration(200_000_000).block();
             drop(begun);
             answer(out, 200, "left");
@@ -103,57 +104,87 @@ fn value(request: &IncomingRequest, name: &str) -> Option<String> {
     values(request, name).into_iter().next()
 }
 
-/// The request that the headers ask for; none is one of the interface's own "this is none".
-fn made(request: &IncomingRequest) -> Result<(OutgoingRequest, Option<RequestOptions>), String> {
-    let fields = Fields::new();
-    for header in values(request, "x-header") {
-        let (name, value) = header.split_once('=').unwrap_or((&header, ""));
-        fields
-            .append(name, value.as_bytes())
-            .map_err(|error| format!("header {error:?}"))?;
-    }
-    let outgoing = OutgoingRequest::new(fields);
-    let scheme = match value(request, "x-scheme").as_deref() {
-        None | Some("http") => Scheme::Http,
-        Some("https") => Scheme::Https,
-        Some(other) => Scheme::Other(other.to_owned()),
-    };
-    outgoing.set_scheme(Some(&scheme)).map_err(|()| "scheme")?;
-    let authority = value(request, "x-authority").unwrap_or_default();
-    outgoing
-        .set_authority(Some(&authority))
-        .map_err(|()| "authority")?;
-    let path = value(request, "x-path").unwrap_or_else(|| "/".to_owned());
-    outgoing
-        .set_path_with_query(Some(&path))
-        .map_err(|()| "path")?;
-    let method = match value(request, "x-method").as_deref() {
-        None | Some("GET") => Method::Get,
-        Some("POST") => Method::Post,
-        Some("HEAD") => Method::Head,
-        Some(other) => Method::Other(other.to_owned()),
-    };
-    outgoing.set_method(&method).map_err(|()| "method")?;
-    let options = value(request, "x-waits").map(|waits| {
-        let options = RequestOptions::new();
-        let waits: Vec<_> = waits.split(',').map(|wait| wait.parse().ok()).collect();
-        options.set_connect_timeout(waits[0]).expect("it is taken");
-        options
-            .set_first_byte_timeout(waits[1])
-            .expect("it is taken");
-        options
-            .set_between_bytes_timeout(waits[2])
-            .expect("it is taken");
-        options
-    });
-    Ok((outgoing, options))
+/// What the headers of a request ask for.
+struct Wanted {
+    scheme: Scheme,
+    authority: String,
+    path: String,
+    method: Method,
+    headers: Vec<(String, String)>,
+    waits: Option<Vec<Option<u64>>>,
 }
 
-/// Sends it, with the whole body of the guest's own request if there is to be one.
-fn begin(request: &IncomingRequest, with_body: bool) -> Result<FutureIncomingResponse, String> {
-    let (outgoing, options) = made(request)?;
+impl Wanted {
+    fn of(request: &IncomingRequest) -> Self {
+        let headers = values(request, "x-header").into_iter().map(|header| {
+            let (name, value) = header.split_once('=').unwrap_or((&header, ""));
+            (name.to_owned(), value.to_owned())
+        });
+        Self {
+            scheme: match value(request, "x-scheme").as_deref() {
+                None | Some("http") => Scheme::Http,
+                Some("https") => Scheme::Https,
+                Some(other) => Scheme::Other(other.to_owned()),
+            },
+            authority: value(request, "x-authority").unwrap_or_default(),
+            path: value(request, "x-path").unwrap_or_else(|| "/".to_owned()),
+            method: match value(request, "x-method").as_deref() {
+                None | Some("GET") => Method::Get,
+                Some("POST") => Method::Post,
+                Some("HEAD") => Method::Head,
+                Some(other) => Method::Other(other.to_owned()),
+            },
+            headers: headers.collect(),
+            waits: value(request, "x-waits")
+                .map(|waits| waits.split(',').map(|wait| wait.parse().ok()).collect()),
+        }
+    }
+
+    /// The request; or which part of it the interface does not take.
+    fn made(&self) -> Result<(OutgoingRequest, Option<RequestOptions>), String> {
+        let fields = Fields::new();
+        for (name, value) in &self.headers {
+            fields
+                .append(name, value.as_bytes())
+                .map_err(|error| format!("header {error:?}"))?;
+        }
+        let outgoing = OutgoingRequest::new(fields);
+        outgoing
+            .set_scheme(Some(&self.scheme))
+            .map_err(|()| "scheme")?;
+        outgoing
+            .set_authority(Some(&self.authority))
+            .map_err(|()| "authority")?;
+        outgoing
+            .set_path_with_query(Some(&self.path))
+            .map_err(|()| "path")?;
+        outgoing.set_method(&self.method).map_err(|()| "method")?;
+        let options = self.waits.as_ref().map(|waits| {
+            let options = RequestOptions::new();
+            options.set_connect_timeout(waits[0]).expect("it is taken");
+            options
+                .set_first_byte_timeout(waits[1])
+                .expect("it is taken");
+            options
+                .set_between_bytes_timeout(waits[2])
+                .expect("it is taken");
+            options
+        });
+        Ok((outgoing, options))
+    }
+
+    fn begin(&self) -> Result<FutureIncomingResponse, String> {
+        let (outgoing, options) = self.made()?;
+        send(outgoing, options).map_err(|code| format!("{code:?}"))
+    }
+}
+
+/// Sends what is wanted, with the body of the guest's own request if it is a POST.
+fn begin_with_body(request: &IncomingRequest) -> Result<FutureIncomingResponse, String> {
+    let wanted = Wanted::of(request);
+    let (outgoing, options) = wanted.made()?;
     let mut body = None;
-    if with_body && value(request, "x-method").as_deref() == Some("POST") {
+    if matches!(wanted.method, Method::Post) {
         body = Some(outgoing.body().map_err(|()| "body")?);
     }
     let future = send(outgoing, options).map_err(|code| format!("{code:?}"))?;
@@ -223,11 +254,8 @@ fn said(future: FutureIncomingResponse) -> String {
 }
 
 /// Sends one, and reads its reply without a look at it; whether it came whole.
-fn quiet(request: &IncomingRequest) -> bool {
-    let Some(response) = begin(request, false)
-        .ok()
-        .and_then(|future| head(future).ok())
-    else {
+fn quiet(wanted: &Wanted) -> bool {
+    let Some(response) = wanted.begin().ok().and_then(|future| head(future).ok()) else {
         return false;
     };
     let body = response.consume().expect("the body is taken once");
@@ -256,7 +284,8 @@ fn tally(texts: impl Iterator<Item = String>) -> String {
 
 /// Hands the request on, and its reply back, piece by piece.
 fn proxy(request: &IncomingRequest, out: ResponseOutparam) {
-    let (outgoing, options) = made(request).expect("a request that can be made");
+    let made = Wanted::of(request).made();
+    let (outgoing, options) = made.expect("a request that can be made");
     let body = outgoing.body().expect("the body is taken once");
     let future = send(outgoing, options).expect("it is sent");
     let mut from = Body::of(request);

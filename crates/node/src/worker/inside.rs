@@ -27,8 +27,16 @@ use super::forward::Client;
 use super::gate::Forwarded;
 use super::report::now_ms;
 use super::respond::{clean_head, clean_trailers, refusal};
-use super::serve::{Worker, invoke, slot_now};
+use super::serve::{Worker, invoke, slot_now, text};
 use super::table::App;
+
+/// Where requests come from that do not come from outside.
+const HERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// How they are introduced.
+pub fn client() -> Client {
+    Client::new(HERE.ip(), "http")
+}
 
 /// Takes guests' requests to where they go: to the network, or to this worker.
 pub struct WayOut {
@@ -101,12 +109,15 @@ async fn one(worker: Rc<Worker>, inside: Inside) {
         let _ = answer.send(Err(SendError::NoApp));
         return;
     };
+    // On the heap: it is kilobytes, and the task around it is moved several times.
+    let mut responding = Box::pin(respond(&worker, app, call));
     let response = tokio::select! {
         biased;
         // Who asked does not want to know any more.
         () = answer.closed() => return,
-        response = respond(&worker, app, call) => response,
+        response = &mut responding => response,
     };
+    drop(responding);
     let (response, rest) = match response {
         Ok((response, exchange)) => {
             let (parts, body) = response.into_parts();
@@ -172,19 +183,16 @@ async fn respond(
     let slot = slot_now(worker, &exchange.app.entry.id.tenant);
     let slot = slot.ok_or_else(|| refuse(Outcome::Overloaded))?;
     headers.insert(HOST, authority.clone());
-    let here = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
     // What the caller says of whom it asks for is believed: it is of the same tenant.
-    let scheme = Client::new(here.ip(), call.to.scheme.as_str()).sign(
-        &mut headers,
-        &authority,
-        Forwarded::Believed,
-    );
+    let scheme = worker
+        .inside
+        .sign(&mut headers, &authority, Forwarded::Believed);
     let facts = Facts {
         request_id: id.as_str().to_owned(),
         scheme,
-        authority: call.to.authority(),
-        client: here,
-        server: here,
+        authority: text(&authority).to_owned(),
+        client: HERE,
+        server: HERE,
         hops: call.hops,
     };
     let body: RequestBody = call.body.filter(|body| !body.is_end_stream()).map(|body| {

@@ -201,6 +201,7 @@ fn begin(
     let worker = Worker {
         engine,
         way_out,
+        inside: inside::client(),
         secrets,
         pool: Pool::new(settings.slots, settings.tenant_slots),
         instances: Instances::default(),

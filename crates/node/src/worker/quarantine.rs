@@ -97,9 +97,12 @@ impl Quarantine {
 
 /// Whether it speaks against the version. Whoever sends or reads slowly can make any app run out of wall time, which
 /// costs its neighbours nothing but a slot of its tenant's: a stranger must not put an app in quarantine by waiting.
-/// And what was refused in quarantine was not run.
+/// And what was refused in quarantine, or because it went in a circle, was not run.
 fn is_failure(outcome: Outcome) -> bool {
-    let excused = matches!(outcome, Outcome::WallLimit | Outcome::Quarantined);
+    let excused = matches!(
+        outcome,
+        Outcome::WallLimit | Outcome::Quarantined | Outcome::LoopDetected
+    );
     outcome.fault() == Some(Fault::App) && !excused
 }
 

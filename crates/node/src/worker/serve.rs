@@ -19,6 +19,7 @@ use runtime::{
 use super::compress::{Agreed, Places};
 use super::connections::{Connections, Link};
 use super::exchange::{Beginning, Exchange};
+use super::forward::Client;
 use super::gate::{self, Forwarded};
 use super::inside::WayOut;
 use super::outbox::Outbox;
@@ -36,6 +37,8 @@ pub struct Worker {
     pub engine: Engine,
     /// Where guests' requests go.
     pub way_out: Arc<WayOut>,
+    /// Who those come from that stay inside.
+    pub inside: Client,
     /// As the engine's guests find them.
     pub secrets: Secrets,
     pub pool: Pool,
@@ -214,7 +217,8 @@ async fn code(worker: &Worker, exchange: &Exchange) -> Result<Arc<Code>, Outcome
     })
 }
 
-fn text(authority: &HeaderValue) -> &str {
+/// What the gate, or we, made of ASCII.
+pub fn text(authority: &HeaderValue) -> &str {
     authority
         .to_str()
         .expect("the gate lets only ASCII through")

@@ -127,17 +127,10 @@ impl Outbound {
 
     /// Sends a request, within bounds. Must be called within a `tokio::task::LocalSet`.
     pub fn send(&mut self, asked: Asked, sender: Sender<'_>) -> Result<Permitted, SendError> {
-        let shown = format!(
-            "{} {}{}",
-            asked.method,
-            asked.scheme.map_or("", HttpScheme::as_str),
-            match asked.scheme {
-                Some(_) => format!("://{}", asked.authority),
-                None => asked.authority.clone(),
-            },
-        );
         let voice = Voice {
-            shown,
+            method: asked.method.clone(),
+            scheme: asked.scheme,
+            authority: asked.authority.clone(),
             lines: sender.lines.clone(),
         };
         let begun = self.begin(asked, &sender);
@@ -229,14 +222,20 @@ struct Told {
 
 /// Tells an app's owner what became of a request.
 struct Voice {
-    shown: String,
+    method: Method,
+    scheme: Option<HttpScheme>,
+    authority: String,
     lines: Arc<dyn LineSink>,
 }
 
 impl Voice {
     fn explain(&self, error: &SendError) {
+        let (method, authority) = (&self.method, &self.authority);
+        let scheme = self.scheme.map_or("", HttpScheme::as_str);
+        let text =
+            format!("the request {method} {scheme}://{authority} was not answered: {error}\n");
         let lines = Lines::new(self.lines.clone(), LogStream::Platform);
-        lines.write(format!("the request {} was not answered: {error}\n", self.shown).as_bytes());
+        lines.write(text.as_bytes());
         lines.finish();
     }
 }

@@ -130,6 +130,20 @@ fn what_the_app_says_is_shown_as_it_is_said() {
 }
 
 #[test]
+fn what_was_granted_is_reached_on_the_developers_own_machine() {
+    let origin = tests::origin::Origin::start();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("app.wasm"), guest("wstd_app")).unwrap();
+    let granted = format!("http=http://{}", origin.address);
+    let dev = Dev::start(folder.path(), &["app.wasm", "--grant", &granted]);
+    let fetch = |authority: &str| dev.get(&format!("/fetch?http://{authority}/echo"));
+    fetch(&origin.address.to_string())
+        .is(200)
+        .mentions("GET /echo HTTP/1.1");
+    fetch("127.0.0.1:1").is(500).mentions("HttpRequestDenied");
+}
+
+#[test]
 fn the_last_request_before_the_end_is_shown() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("hello.wasm"), guest("hello")).unwrap();

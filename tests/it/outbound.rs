@@ -534,6 +534,62 @@ fn a_connection_that_was_closed_under_a_request_costs_nothing() {
     }
 }
 
+/// A server may answer before it has read a request's body: the connection is then good for no other request, and what the
+/// guest still sends ends with it.
+#[test]
+fn a_connection_that_was_answered_early_is_lent_to_nobody() {
+    let platform = Platform::configured(HERE);
+    let hasty = Odd::start(|mut stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")?;
+        // It reads no more, and does not go away either.
+        std::thread::sleep(std::time::Duration::from_secs(20));
+        Ok(())
+    });
+    let granted = grant(&[&format!("http://{}", hasty.address)]);
+    platform.deploy_with("a", &guest("fetch"), &granted);
+    let headers = to(hasty.address, "/") + "x-method: POST\r\ntransfer-encoding: chunked\r\n";
+    let mut uploading = platform.connect("a");
+    uploading.send_head("POST", "/fetch", &headers).unwrap();
+    uploading.send_chunk(&[b'x'; 1000]).unwrap();
+    for _ in 0..3 {
+        let text = ask(&platform, "a", "/fetch", &to(hasty.address, "/"), b"").text();
+        assert!(text.starts_with("answered 200"), "{text}");
+    }
+    uploading.send(b"0\r\n\r\n").unwrap();
+    uploading
+        .reply("POST")
+        .unwrap()
+        .is(200)
+        .mentions("answered 200");
+}
+
+#[test]
+fn calls_within_the_platform_keep_to_the_same_rules() {
+    each_version(|guest| {
+        let platform = Platform::start();
+        platform.deploy_with("a", &guest("fetch"), &grant(&["http://*.app.internal"]));
+        platform.deploy("echo", &guest("echo"));
+        platform.deploy("slow", &tests::guest("slow"));
+        let said = |headers: String| ask(&platform, "a", "/fetch", &headers, b"").is(200).text();
+        // Nothing comes behind the head of what has no body.
+        let text = said(to("slow.app.internal", "/wait/1") + "x-method: HEAD\r\n");
+        assert!(
+            text.starts_with("answered 200") && text.ends_with("\n\n"),
+            "{text}"
+        );
+        // A guest waits for as long as it says.
+        let waits = "x-waits: -,20000000,-\r\n";
+        let text = said(to("slow.app.internal", "/wait/2000") + waits);
+        assert!(text.contains("HttpResponseTimeout"), "{text}");
+        let waits = "x-waits: -,-,20000000\r\n";
+        let text = said(to("slow.app.internal", "/3/2000") + waits);
+        assert!(text.contains("ConnectionReadTimeout"), "{text}");
+        eventually("who is not waited for any more ends", || {
+            (platform.metric("midge_live_instances") == 0.0).then_some(())
+        });
+    });
+}
+
 #[test]
 fn connections_wait_for_a_while_and_for_their_own_tenant_alone() {
     let origin = Origin::start();

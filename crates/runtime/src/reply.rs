@@ -121,6 +121,11 @@ impl ReplyBody {
         response.map(|()| body)
     }
 
+    /// Whether this reply has a body on the wire.
+    pub fn has_body(&self) -> bool {
+        self.has_body
+    }
+
     /// Work on this body took so much CPU time: its guest has so much less, and fails with [`Outcome::CpuLimit`] when it
     /// has none left. One that has ended is not touched.
     pub fn charge(&self, cpu: Duration) {

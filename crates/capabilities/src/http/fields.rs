@@ -60,6 +60,20 @@ impl Fields {
         }
     }
 
+    /// The same, counted for who has received them.
+    pub fn received_by(map: HeaderMap, held: Held) -> Self {
+        let mut fields = Self::received(map);
+        fields.open().held = Some(held);
+        fields
+    }
+
+    /// Trailers behind a body, counted for who reads it.
+    pub fn trailing(map: HeaderMap, memory: &HostMemory) -> Result<Self, HostMemoryLimit> {
+        let bytes: usize = map.iter().map(|(name, value)| size(name, value)).sum();
+        let held = memory.hold(map.len() * ENTRY + bytes)?;
+        Ok(Self::received_by(map, held))
+    }
+
     fn made(memory: &HostMemory, map: HeaderMap, bytes: usize) -> Result<Self, HostMemoryLimit> {
         let most = (map.len(), bytes);
         let held = memory.hold(map.len() * ENTRY + bytes)?;

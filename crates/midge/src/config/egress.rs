@@ -1,6 +1,6 @@
 //! Where requests that guests send may go at all.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use capabilities::http::client::trusted;
@@ -40,6 +40,18 @@ pub enum Roots {
 }
 
 impl File {
+    /// The defaults, but that no address is out of reach.
+    pub fn reaching_everything() -> Self {
+        let all = [
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        ];
+        Self {
+            allow: all.map(|any| IpNet::new_assert(any, 0)).to_vec(),
+            ..Self::default()
+        }
+    }
+
     /// A relative file is meant from this folder.
     pub fn lie_in(&mut self, folder: &Path) {
         self.ca = self.ca.take().map(|ca| folder.join(ca));

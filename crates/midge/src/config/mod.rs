@@ -108,6 +108,8 @@ pub fn for_one(data: PathBuf, listen: SocketAddr, host: Host) -> Result<Settings
     };
     let file = File {
         node: node::File::answering_as(host),
+        // It is its developer's own machine and network.
+        egress: egress::File::reaching_everything(),
         ..File::default()
     };
     resolve(flags, file, Machine::ours())

@@ -79,9 +79,12 @@ impl Sends for WayOut {
         };
         let gone = || SendError::Platform("the worker ends".to_owned());
         let (answer, answered) = oneshot::channel();
+        let head = call.waits.head;
         let inside = Inside { call, app, answer };
         self.inside.send(inside).map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())?
+        let answered = tokio::time::timeout(head, answered).await;
+        let answered = answered.map_err(|_| SendError::HeadTimeout)?;
+        answered.map_err(|_| gone())?
     }
 
     fn counts(&self) -> &Counts {
@@ -123,7 +126,7 @@ async fn one(worker: Rc<Worker>, inside: Inside) {
             let (parts, body) = response.into_parts();
             let outgoing = Outgoing::new();
             let reader = outgoing.reader().map_err(|Truncated(_)| BodyError::Gone);
-            let handed: RequestBody = match body.is_end_stream() {
+            let handed: RequestBody = match body.is_end_stream() || !body.has_body() {
                 true => None,
                 false => Some(Box::pin(reader)),
             };
@@ -214,6 +217,10 @@ async fn respond(
 
 /// Hands a reply's body to who asked, as fast as it is read.
 async fn hand_on(mut body: ReplyBody, outgoing: &Outgoing, exchange: &Exchange) {
+    if !body.has_body() {
+        // Its guest goes on within its limits.
+        return;
+    }
     let mut waiting = Bytes::new();
     let ended = poll_fn(|context| {
         loop {

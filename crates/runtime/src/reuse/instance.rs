@@ -132,6 +132,11 @@ impl Live {
         }
     }
 
+    /// How many requests are under way.
+    pub fn under_way(&self) -> u64 {
+        self.under_way.borrow().len() as u64
+    }
+
     /// How often what is under way has gone through the platform: the most that one of them has.
     pub fn hops(&self) -> u64 {
         let under_way = self.under_way.borrow();

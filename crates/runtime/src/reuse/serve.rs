@@ -50,8 +50,7 @@ pub async fn serve(
         unreachable!("services are components");
     };
     let wasm = &engine.side(code.kind().setting()).wasm;
-    let outbound = Outbound::of_many(live.reuse.requests);
-    let http = HttpContext::new(oneshot::channel().0, outbound);
+    let http = HttpContext::new(oneshot::channel().0, Outbound::of_none());
     let (vitals, voice) = (live.vitals.clone(), live.voice.clone());
     let context = Context::new(engine.clone(), entry, http, vitals, voice);
     let began = Moment::now();
@@ -99,7 +98,8 @@ async fn one(
     live.voice.set(observer.lines());
     drop(observer);
     let call = accessor.with(|mut access| {
-        access.data_mut().http.outbound.set_hops(live.hops());
+        let outbound = &mut access.data_mut().http.outbound;
+        outbound.caused_by_another(live.under_way(), live.hops());
         let offered = offer(access.data_mut().table(), offered)?;
         let call = handle.start_call_concurrent(&mut access, (offered,))?;
         let mut store = access.as_context_mut();

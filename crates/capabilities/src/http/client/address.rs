@@ -17,6 +17,12 @@ impl Reach {
     /// Whether guests may reach this address.
     pub fn permits(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
+        if let IpAddr::V6(carrier) = address
+            && let Some(carried) = carried(carrier)
+            && !self.permits(carried.into())
+        {
+            return false;
+        }
         let is_in = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&address));
         if is_in(&self.deny) {
             return false;
@@ -32,12 +38,25 @@ fn is_ours(address: IpAddr) -> bool {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let local = UdpSocket::bind((any, 0)).and_then(|socket| {
-        socket.connect((address, 9))?;
-        socket.local_addr()
-    });
+    // Who cannot ask does not know.
+    let Ok(socket) = UdpSocket::bind((any, 0)) else {
+        return true;
+    };
+    let local = socket
+        .connect((address, 9))
+        .and_then(|()| socket.local_addr());
     // What has no way there is not connected either.
     local.is_ok_and(|local| local.ip().to_canonical() == address)
+}
+
+/// The address that another stands for on the way: NAT64 (RFC 6052) and 6to4 (RFC 3056).
+fn carried(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let (high, low) = match address.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => (high, low),
+        _ => return None,
+    };
+    let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+    Some(Ipv4Addr::new(a, b, c, d))
 }
 
 /// Whether an address is one of the public network (IANA's registries of special-purpose addresses). One that carries
@@ -68,21 +87,14 @@ fn is_global_v4(address: Ipv4Addr) -> bool {
 }
 
 fn is_global_v6(address: Ipv6Addr) -> bool {
-    let segments = address.segments();
-    let within = |high: u16, low: u16| {
-        let [a, b] = high.to_be_bytes();
-        let [c, d] = low.to_be_bytes();
-        is_global_v4(Ipv4Addr::new(a, b, c, d))
-    };
-    match segments {
-        // ::ffff:0:0/96, and ::/96 with :: and ::1 in it, which is deprecated.
-        [0, 0, 0, 0, 0, 0xffff, high, low] => within(high, low),
+    if let Some(carried) = address.to_ipv4_mapped().or(carried(address)) {
+        return is_global_v4(carried);
+    }
+    match address.segments() {
+        // ::/96 with :: and ::1 in it, which is deprecated.
         [0, 0, 0, 0, 0, 0, ..] => false,
-        // NAT64 (RFC 6052, RFC 8215).
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => within(high, low),
+        // NAT64 within a network (RFC 8215).
         [0x64, 0xff9b, 1, ..] => false,
-        // 6to4 (RFC 3056).
-        [0x2002, high, low, ..] => within(high, low),
         [0x100, 0, 0, 0 | 1, ..] => false,
         // 2001::/23, Teredo in it, and documentation.
         [0x2001, ..=0x1ff | 0xdb8, ..] => false,
@@ -262,6 +274,10 @@ mod tests {
         check("127.0.0.1", true);
         check("127.0.0.2", false);
         check("8.8.8.8", false);
+        check("64:ff9b::808:808", false);
+        check("2002:808:808::1", false);
+        check("64:ff9b::808:404", true);
+        check("64:ff9b::a01:1", false);
         check("fd00::1", true);
         check("fc00::1", false);
         assert!(!Reach::default().permits("127.0.0.1".parse().unwrap()));

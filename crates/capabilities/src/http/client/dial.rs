@@ -2,9 +2,14 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -18,10 +23,59 @@ use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
 use super::{Reach, SendError};
-use crate::http::OutgoingReader;
+use crate::http::{OutgoingReader, Truncated};
 
 /// What is sent of a request's body.
-pub type Upload = http_body_util::Either<OutgoingReader, http_body_util::Empty<bytes::Bytes>>;
+pub struct Upload {
+    body: Option<OutgoingReader>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Upload {
+    pub fn new(body: Option<OutgoingReader>) -> Self {
+        let ended = body.as_ref().is_none_or(Body::is_end_stream);
+        Self {
+            body,
+            ended: Arc::new(AtomicBool::new(ended)),
+        }
+    }
+
+    /// Says later whether all of it was taken.
+    pub fn ended(&self) -> Arc<AtomicBool> {
+        self.ended.clone()
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = Truncated;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Truncated>>> {
+        let this = self.get_mut();
+        let Some(body) = &mut this.body else {
+            return Poll::Ready(None);
+        };
+        let frame = ready!(Pin::new(&mut *body).poll_frame(context));
+        if frame.is_none() || body.is_end_stream() {
+            this.ended.store(true, Relaxed);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.body {
+            Some(body) => body.size_hint(),
+            None => SizeHint::with_exact(0),
+        }
+    }
+}
 
 /// An open connection. Closed when the last of those who share it drops it.
 pub struct Connection {
@@ -220,6 +274,11 @@ impl Connection {
         }
     }
 
+    /// Whether this is the same one.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.running, &other.running)
+    }
+
     pub fn is_closed(&self) -> bool {
         match &self.speaks {
             Speaks::Http1(sender) => sender.is_closed(),
@@ -258,11 +317,17 @@ pub fn judge(error: hyper::Error) -> SendError {
         SendError::Gone
     } else {
         let cause = std::error::Error::source(&error);
-        let io = cause.and_then(|cause| cause.downcast_ref::<io::Error>());
-        match (io, cause) {
-            // The connection's end, whichever way it comes.
-            (Some(_), _) | (None, None) => SendError::Gone,
-            (None, Some(cause)) => SendError::Protocol(cause.to_string()),
+        // The connection's end, whichever way it comes; or the server's word that it has not looked at the request (RFC 9113
+        // §8.7).
+        let is_end = cause.is_none_or(|cause| {
+            let unseen = cause.downcast_ref::<h2::Error>().is_some_and(|error| {
+                error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM)
+            });
+            unseen || cause.is::<io::Error>()
+        });
+        match cause {
+            Some(cause) if !is_end => SendError::Protocol(cause.to_string()),
+            _ => SendError::Gone,
         }
     }
 }

@@ -1,9 +1,10 @@
-//! The body of a reply on its way to the guest: bounded in length, with a deadline on each piece; its connection waits for
-//! the next request once it was read to its end, and is closed if it was not.
+//! The body of a reply, and the connection that it comes over: that waits for the next request once it was read to its end,
+//! and is closed if it was not.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -12,42 +13,55 @@ use model::limits;
 
 use super::dial::Connection;
 use super::pool::{Key, Pool};
-use crate::http::{BodyError, Patience, RequestBody, is_forbidden};
+use crate::http::{BodyError, RequestBody, is_forbidden};
 
-/// Where a connection goes when its reply was read to the end.
+/// A connection on loan for one request. It waits for the next one if this one came to a good end in both directions;
+/// if not, nobody is lent it any more, and it is closed when those who share it are through.
 pub struct Lease {
     pub pool: Pool,
     pub key: Key,
-    pub connection: Connection,
+    /// None once it was given back.
+    pub connection: Option<Connection>,
+    /// Whether all of the request's body was taken.
+    pub uploaded: Arc<AtomicBool>,
 }
 
 impl Lease {
     /// The reply was read to its end.
-    fn give_back(self) {
-        // One that is shared waits already.
-        if self.connection.shared().is_none() {
-            self.pool.keep(self.key, self.connection);
+    fn give_back(mut self) {
+        if !self.uploaded.load(Relaxed) {
+            return;
+        }
+        if let Some(connection) = self.connection.take()
+            // One that is shared waits already.
+            && connection.shared().is_none()
+        {
+            self.pool.keep(self.key.clone(), connection);
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(connection) = &self.connection {
+            self.pool.forget(&self.key, connection);
         }
     }
 }
 
 struct Download {
     incoming: Incoming,
-    left: u64,
-    patience: Patience,
     lease: Option<Lease>,
 }
 
-/// The body as guests read it.
-pub fn body(incoming: Incoming, between: Duration, lease: Lease) -> RequestBody {
+/// The body as it comes.
+pub fn body(incoming: Incoming, lease: Lease) -> RequestBody {
     if incoming.is_end_stream() {
         lease.give_back();
         return None;
     }
     Some(Box::pin(Download {
         incoming,
-        left: limits::SUBREQUEST_REPLY.default.bytes(),
-        patience: Patience::new(between),
         lease: Some(lease),
     }))
 }
@@ -61,19 +75,8 @@ impl Body for Download {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        let polled = Pin::new(&mut this.incoming).poll_frame(context);
-        let Ok(frame) = ready!(this.patience.poll(context, polled)) else {
-            this.lease = None;
-            return Poll::Ready(Some(Err(BodyError::Timeout)));
-        };
-        let frame = match frame {
+        let frame = match ready!(Pin::new(&mut this.incoming).poll_frame(context)) {
             Some(Ok(mut frame)) => {
-                let length = frame.data_ref().map_or(0, |data| data.len() as u64);
-                if length > this.left {
-                    this.lease = None;
-                    return Poll::Ready(Some(Err(BodyError::TooLarge)));
-                }
-                this.left -= length;
                 if let Some(trailers) = frame.trailers_mut() {
                     if trailers.len() as u64 > limits::HEADER_FIELDS.default {
                         this.lease = None;
@@ -85,8 +88,7 @@ impl Body for Download {
             }
             Some(Err(error)) => {
                 this.lease = None;
-                let malformed = error.is_parse();
-                Some(Err(match malformed {
+                Some(Err(match error.is_parse() {
                     true => BodyError::Malformed,
                     false => BodyError::Gone,
                 }))

@@ -113,6 +113,11 @@ pub enum SendError {
     BodyUnfinished,
     #[error("the reply's body is announced with more than {}", limits::SUBREQUEST_REPLY.default)]
     ReplyTooLarge(Size),
+    #[error(
+        "the host would hold more than {} of headers and bodies for this invocation; drop what is no longer needed",
+        limits::HOST_MEMORY.default
+    )]
+    Memory,
     #[error("the platform failed: {0}")]
     Platform(String),
 }
@@ -129,6 +134,7 @@ impl SendError {
             | Self::TooMany
             | Self::Busy
             | Self::NoApp
+            | Self::Memory
             | Self::Unreachable => true,
             Self::NoAddress
             | Self::LookUp(_)

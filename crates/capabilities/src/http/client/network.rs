@@ -2,13 +2,12 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use async_trait::async_trait;
 use http::header::{CONTENT_LENGTH, HOST, HeaderValue, TE};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
-use http_body_util::{Either, Empty};
 use model::pipe::EgressSettings;
 use model::{Destination, Size, limits};
 use rustls::ClientConfig;
@@ -55,8 +54,13 @@ impl Network {
         self.pool.count()
     }
 
-    /// An open connection, and whether it had waited.
-    async fn connection(&self, call: &Call, deadline: Instant) -> Result<(Lease, bool), SendError> {
+    /// An open connection for a request whose body says `uploaded` when it was taken, and whether it had waited.
+    async fn connection(
+        &self,
+        call: &Call,
+        uploaded: &Arc<AtomicBool>,
+        deadline: Instant,
+    ) -> Result<(Lease, bool), SendError> {
         let looked_up = timeout_at(deadline, self.resolve.addresses(&call.to.host)).await;
         let addresses = looked_up.unwrap_or(Err(SendError::LookUpTimeout))?;
         let key = |address: &IpAddr| Key {
@@ -67,7 +71,8 @@ impl Network {
         let lease = |key, connection| Lease {
             pool: self.pool.clone(),
             key,
-            connection,
+            connection: Some(connection),
+            uploaded: uploaded.clone(),
         };
         for key in addresses.iter().map(key) {
             if let Some(connection) = self.pool.take(&key) {
@@ -92,15 +97,18 @@ impl Client for Network {
         let body = call.body.take();
         // What a server that has closed its connection may not have seen can be asked again (RFC 9110 §9.2.2).
         let repeatable = body.is_none() && call.method.is_safe();
-        let mut upload: Upload = body.map_or_else(|| Either::Right(Empty::new()), Either::Left);
+        let mut upload = Upload::new(body);
+        let connected_by = Instant::now() + call.waits.connect;
+        let mut answered_by = None;
         let mut tries = 0;
         loop {
-            let deadline = Instant::now() + call.waits.connect;
-            let (mut lease, waited) = self.connection(&call, deadline).await?;
-            let multiplexed = lease.connection.shared().is_some();
+            let uploaded = upload.ended();
+            let (mut lease, waited) = self.connection(&call, &uploaded, connected_by).await?;
+            let connection = lease.connection.as_mut().expect("it was lent just now");
+            let multiplexed = connection.shared().is_some();
             let request = head(&call, multiplexed)?.map(|()| upload);
-            let deadline = Instant::now() + call.waits.head;
-            let sent = timeout_at(deadline, lease.connection.send(request)).await;
+            let answered_by = *answered_by.get_or_insert_with(|| Instant::now() + call.waits.head);
+            let sent = timeout_at(answered_by, connection.send(request)).await;
             let response = match sent {
                 Err(_) => return Err(SendError::HeadTimeout),
                 Ok(Ok(response)) => response,
@@ -108,11 +116,9 @@ impl Client for Network {
                     let unsent = error.take_message().map(http::Request::into_body);
                     let error = judge(error.into_error());
                     // The server had closed it meanwhile, before anything of the request left or as it came.
-                    let again = match unsent {
-                        Some(unsent) => Some(unsent),
-                        None => (repeatable && error == SendError::Gone)
-                            .then(|| Either::Right(Empty::new())),
-                    };
+                    let again = unsent.or_else(|| {
+                        (repeatable && error == SendError::Gone).then(|| Upload::new(None))
+                    });
                     match again.filter(|_| waited && tries < RETRIES) {
                         Some(again) => upload = again,
                         None => return Err(error),
@@ -184,7 +190,7 @@ fn received(
         return Err(SendError::ReplyTooLarge(length));
     }
     download::clean(&mut parts.headers);
-    let mut answer = http::Response::new(download::body(incoming, call.waits.body, lease));
+    let mut answer = http::Response::new(download::body(incoming, lease));
     *answer.status_mut() = parts.status;
     *answer.headers_mut() = parts.headers;
     Ok(answer)

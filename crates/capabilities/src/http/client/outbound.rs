@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use super::download::clean;
 use super::{Call, Client, SendError};
 use crate::calls::{CallSink, Called};
-use crate::http::{BodyError, Incoming, OutgoingReader};
+use crate::http::{BodyError, Held, HostMemory, Incoming, OutgoingReader, Patience};
 use crate::logs::{LineSink, Lines};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -85,6 +85,8 @@ impl Waits {
 pub struct Received {
     pub status: StatusCode,
     pub headers: HeaderMap,
+    /// What the host holds for them.
+    pub headers_held: Held,
     pub body: Incoming,
 }
 
@@ -112,21 +114,30 @@ impl Outbound {
         }
     }
 
-    /// For an instance that may answer so many requests.
-    pub fn of_many(requests: u64) -> Self {
+    /// An instance that answers several requests was handed another, and has so many of them under way, which have gone
+    /// through the platform so often at the most. It may send as many as each of them might.
+    pub fn caused_by_another(&mut self, under_way: u64, hops: u64) {
+        let each = limits::SUBREQUESTS.default;
+        let most = each.saturating_mul(under_way);
+        self.left = self.left.saturating_add(each).min(most);
+        self.hops = hops;
+    }
+
+    /// For an instance that is handed its requests later.
+    pub fn of_none() -> Self {
         Self {
-            left: limits::SUBREQUESTS.default.saturating_mul(requests),
+            left: 0,
             ..Self::default()
         }
     }
 
-    /// What such an instance answers from now on has gone through the platform so often at the most.
-    pub fn set_hops(&mut self, hops: u64) {
-        self.hops = hops;
-    }
-
     /// Sends a request, within bounds. Must be called within a `tokio::task::LocalSet`.
-    pub fn send(&mut self, asked: Asked, sender: Sender<'_>) -> Result<Permitted, SendError> {
+    pub fn send(
+        &mut self,
+        asked: Asked,
+        memory: &HostMemory,
+        sender: Sender<'_>,
+    ) -> Result<Permitted, SendError> {
         let voice = Voice {
             method: asked.method.clone(),
             scheme: asked.scheme,
@@ -145,6 +156,7 @@ impl Outbound {
             sender.client.clone(),
             call,
             at_once.clone(),
+            memory.clone(),
             sender.calls.map(|calls| Told {
                 calls: calls.clone(),
                 span,
@@ -244,11 +256,12 @@ async fn run(
     client: Arc<dyn Client>,
     call: Call,
     at_once: Arc<Semaphore>,
+    memory: HostMemory,
     told: Option<Told>,
     voice: Voice,
 ) -> Result<Received, SendError> {
     let from = told.as_ref().map(|_| Instant::now());
-    let answered = answer(&*client, call, at_once).await;
+    let answered = answer(&*client, call, at_once, &memory).await;
     client.counts().count(&answered);
     if let (Some(told), Some(from)) = (told, from) {
         told.calls.called(Called {
@@ -263,32 +276,58 @@ async fn run(
 
 async fn answer(
     client: &dyn Client,
-    call: Call,
+    mut call: Call,
     at_once: Arc<Semaphore>,
+    memory: &HostMemory,
 ) -> Result<Received, SendError> {
+    let began = Instant::now();
     let turn = tokio::time::timeout(call.waits.connect, at_once.acquire_owned()).await;
     let turn = turn.map_err(|_| SendError::Busy)?;
     let turn = turn.expect("it is never closed");
+    call.waits.connect = call.waits.connect.saturating_sub(began.elapsed());
+    let between = call.waits.body;
     let (parts, body) = client.send(call).await?.into_parts();
-    let body = body.map(
-        |body| -> Pin<Box<dyn Body<Data = Bytes, Error = BodyError> + Send>> {
-            Box::pin(Turn { body, _turn: turn })
-        },
-    );
+    let fields = parts.headers.iter();
+    let bytes = fields
+        .map(|(n, v)| n.as_str().len() + v.len() + FIELD)
+        .sum();
+    let headers_held = memory.hold(bytes).map_err(|_| SendError::Memory)?;
+    let body = match body {
+        None => None,
+        Some(body) => {
+            let held = memory.hold(limits::BODY_CHUNK.default.as_usize());
+            let bounded = Bounded {
+                body,
+                left: limits::SUBREQUEST_REPLY.default.bytes(),
+                patience: Patience::new(between),
+                _turn: turn,
+                _held: held.map_err(|_| SendError::Memory)?,
+            };
+            Some(Box::pin(bounded) as Pin<Box<dyn Body<Data = Bytes, Error = BodyError> + Send>>)
+        }
+    };
     Ok(Received {
         status: parts.status,
         headers: parts.headers,
+        headers_held,
         body: Incoming::new(body),
     })
 }
 
-/// A body that keeps its request's place among those under way.
-struct Turn {
+/// What a field takes beside its name and value.
+const FIELD: usize = 128;
+
+/// A reply's body: bounded in length, with a deadline on each piece. It keeps its request's place among those under way.
+struct Bounded {
     body: Pin<Box<dyn Body<Data = Bytes, Error = BodyError> + Send>>,
+    left: u64,
+    patience: Patience,
     _turn: OwnedSemaphorePermit,
+    /// For the piece that waits.
+    _held: Held,
 }
 
-impl Body for Turn {
+impl Body for Bounded {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -296,7 +335,19 @@ impl Body for Turn {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        self.body.as_mut().poll_frame(context)
+        let this = &mut *self;
+        let polled = this.body.as_mut().poll_frame(context);
+        let Ok(frame) = ready!(this.patience.poll(context, polled)) else {
+            return Poll::Ready(Some(Err(BodyError::Timeout)));
+        };
+        if let Some(Ok(frame)) = &frame {
+            let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+            match this.left.checked_sub(length) {
+                Some(left) => this.left = left,
+                None => return Poll::Ready(Some(Err(BodyError::TooLarge))),
+            }
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

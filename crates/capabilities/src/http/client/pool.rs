@@ -84,6 +84,21 @@ impl Pool {
         }
     }
 
+    /// Lends a connection to nobody any more. Who has it may finish.
+    pub fn forget(&self, key: &Key, connection: &Connection) {
+        let mut state = self.lock();
+        let Some(waiting) = state.idle.get_mut(key) else {
+            return;
+        };
+        let place = waiting
+            .iter()
+            .position(|idle| idle.connection.is(connection));
+        if let Some(place) = place {
+            waiting.remove(place);
+            state.lost(key);
+        }
+    }
+
     /// How many wait.
     pub fn count(&self) -> u64 {
         self.lock().count

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
@@ -21,15 +21,18 @@ pub struct Resolve {
     reach: Reach,
     /// Or why there is none.
     resolver: Result<TokioResolver, String>,
-    /// Addresses that were found to be good, and until when. The resolver's own memory costs a walk through its records at
-    /// each request.
+    /// What was found, and until when that holds.
     known: Mutex<HashMap<String, Known>>,
 }
 
+#[derive(Clone)]
 struct Known {
-    addresses: Arc<[IpAddr]>,
+    found: Result<Arc<[IpAddr]>, SendError>,
     until: Instant,
 }
+
+/// How long a name that has no address is not asked for again.
+const NOTHING_KEPT: Duration = Duration::from_secs(1);
 
 impl Resolve {
     /// Asks `nameservers`, or those that the machine asks if there are none.
@@ -53,15 +56,20 @@ impl Resolve {
         if let Some(known) = self.known().get(name)
             && known.until > Instant::now()
         {
-            return Ok(known.addresses.clone());
+            return known.found.clone();
         }
         let resolver = self.resolver.as_ref();
         let resolver = resolver.map_err(|error| SendError::LookUp(error.clone()))?;
         // With a dot at its end: no search domain is tried.
-        let found = resolver
-            .lookup_ip(format!("{name}."))
-            .await
-            .map_err(judge)?;
+        let found = resolver.lookup_ip(format!("{name}.")).await;
+        let now = Instant::now();
+        let found = found.map_err(judge).inspect_err(|error| {
+            if *error == SendError::NoAddress {
+                let until = now + NOTHING_KEPT;
+                let found = Err(error.clone());
+                self.keep(name, Known { found, until });
+            }
+        })?;
         let most = limits::ADDRESSES.default as usize;
         let addresses: Vec<IpAddr> = found.iter().take(most + 1).collect();
         if addresses.len() > most {
@@ -70,12 +78,11 @@ impl Resolve {
             )));
         }
         let addresses = self.check(&addresses)?;
-        let now = Instant::now();
         let longest = now + limits::NAME_KEPT.default.duration();
         let until = found.valid_until().min(longest);
         if until > now {
-            let addresses = addresses.clone();
-            self.keep(name, Known { addresses, until });
+            let found = Ok(addresses.clone());
+            self.keep(name, Known { found, until });
         }
         Ok(addresses)
     }
@@ -126,10 +133,8 @@ fn resolver(nameservers: &[SocketAddr]) -> Result<TokioResolver, NetError> {
     // A machine's options may say otherwise: then guests wait for as long as it would.
     options.timeout = options.timeout.min(defaults.timeout);
     options.attempts = options.attempts.min(defaults.attempts);
-    // What is good is remembered here; what is not, for the storm of those who ask again.
-    options.cache_size = limits::NAMES_KEPT.default;
-    options.positive_max_ttl = Some(limits::NAME_KEPT.default.duration());
-    options.negative_max_ttl = Some(limits::NAME_KEPT.default.duration());
+    // It would keep whole answers, whatever their size: of a hostile zone's, megabytes. What is worth it is kept here.
+    options.cache_size = 0;
     builder.build()
 }
 

@@ -142,7 +142,10 @@ impl types::HostFutureTrailers for HttpView<'_> {
         }
         Ok(Some(Ok(match future.body.trailers() {
             Ok(None) => Ok(None),
-            Ok(Some(map)) => Ok(Some(self.table.push(Fields::received(map))?)),
+            Ok(Some(map)) => {
+                let trailers = Fields::trailing(map, &self.context.memory)?;
+                Ok(Some(self.table.push(trailers)?))
+            }
             Err(error) => Err(error.into()),
         })))
     }

@@ -15,9 +15,9 @@ use super::bindings::wasi::http::outgoing_handler;
 use super::bindings::wasi::http::types::{self, ErrorCode, Method, Scheme};
 use super::body::{IncomingBody, OutgoingBody};
 use super::response::content_length;
-use super::{HttpView, take_fields};
+use super::{HttpContext, HttpView, take_fields};
 use crate::http::client::{Asked, Permitted, Received, SendError, Waits};
-use crate::http::{Fields, Held, HostMemory, HostMemoryLimit, Incoming, Outgoing};
+use crate::http::{Fields, Held, HostMemoryLimit, Incoming, Outgoing};
 
 /// A request that a guest makes.
 pub struct OutgoingRequest {
@@ -52,8 +52,6 @@ pub struct IncomingResponse {
     status: u16,
     headers: Fields,
     body: Option<Incoming>,
-    /// For its headers, and the piece of its body that waits.
-    _held: Held,
 }
 
 /// A reply to come.
@@ -96,18 +94,14 @@ impl outgoing_handler::Host for HttpView<'_> {
             body: request.body.map(|body| body.reader()),
             waits: Waits::within(options.connect, options.first_byte, options.between_bytes),
         };
-        Ok(match self.context.outbound.send(asked, self.sender) {
+        let HttpContext {
+            outbound, memory, ..
+        } = &mut *self.context;
+        Ok(match outbound.send(asked, memory, self.sender) {
             Ok(coming) => Ok(self.table.push(FutureIncomingResponse::Coming(coming))?),
             Err(error) => Err(error.into()),
         })
     }
-}
-
-/// Counts what the host holds of a reply: its headers, and the piece of its body that waits.
-pub(super) fn hold(memory: &HostMemory, received: &Received) -> Result<Held, HostMemoryLimit> {
-    let fields = received.headers.iter();
-    let bytes: usize = fields.map(|(n, v)| n.as_str().len() + v.len() + 64).sum();
-    memory.hold(bytes + limits::BODY_CHUNK.default.as_usize())
 }
 
 fn is_within(text: &str, limit: Size) -> bool {
@@ -370,15 +364,11 @@ impl types::HostFutureIncomingResponse for HttpView<'_> {
             }
         };
         Ok(Some(Ok(match received {
-            Ok(received) => {
-                let _held = hold(&self.context.memory, &received)?;
-                Ok(self.table.push(IncomingResponse {
-                    status: received.status.as_u16(),
-                    headers: Fields::received(received.headers),
-                    body: Some(received.body),
-                    _held,
-                })?)
-            }
+            Ok(received) => Ok(self.table.push(IncomingResponse {
+                status: received.status.as_u16(),
+                headers: Fields::received_by(received.headers, received.headers_held),
+                body: Some(received.body),
+            })?),
             Err(error) => Err(error.into()),
         })))
     }

@@ -102,7 +102,9 @@ macro_rules! words {
                         SendError::ReplyTooLarge(size) => {
                             Self::HttpResponseBodySize(Some(size.bytes()))
                         }
-                        SendError::Platform(_) => Self::InternalError(Some(text)),
+                        SendError::Memory | SendError::Platform(_) => {
+                            Self::InternalError(Some(text))
+                        }
                     }
                 }
             }

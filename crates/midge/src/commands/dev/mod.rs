@@ -64,8 +64,8 @@ pub struct Options {
     /// The same with the value of a file, without a line end at its end
     #[arg(long = "secret-file", value_name = "NAME=FILE", value_parser = source::secret_file)]
     secret_files: Vec<(SecretName, PathBuf)>,
-    /// Grant something else, as the manifest's `[grant]` would: `config.NAME=VALUE` or `kv.NAME`
-    #[arg(long = "grant", value_name = "WHAT.NAME[=VALUE]")]
+    /// Grant something else, as the manifest's `[grant]` would: `config.NAME=VALUE`, `kv.NAME`, `http=https://HOST`
+    #[arg(long = "grant", value_name = "GRANT")]
     grants: Vec<Grant>,
 }
 

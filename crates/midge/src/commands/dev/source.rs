@@ -6,7 +6,10 @@ use std::str::FromStr;
 use std::time::SystemTime;
 
 use ignore::{DirEntry, WalkBuilder};
-use model::{AppName, Manifest, NameError, RouteClaim, SecretName, SecretText, StoreName};
+use model::{
+    AppName, HttpGrant, HttpGrantError, Manifest, NameError, RouteClaim, SecretName, SecretText,
+    StoreName,
+};
 use zeroize::Zeroizing;
 
 use crate::commands::deploy::Upload;
@@ -53,6 +56,7 @@ pub enum Grant {
     Env(String, String),
     Config(String, String),
     Kv(StoreName),
+    Http(HttpGrant),
     /// One that is set by another flag.
     Secret(SecretName),
 }
@@ -61,6 +65,10 @@ impl FromStr for Grant {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(destination) = text.strip_prefix("http=") {
+            let granted = destination.parse().map(Self::Http);
+            return granted.map_err(|error: HttpGrantError| error.to_string());
+        }
         let (what, rest) = text.split_once('.').unwrap_or((text, ""));
         match (what, variable(rest)) {
             ("env", Ok((name, value))) => Ok(Self::Env(name, value)),
@@ -70,7 +78,10 @@ impl FromStr for Grant {
                 .parse()
                 .map(Self::Kv)
                 .map_err(|error| format!("{error}")),
-            _ => Err("there is `config.NAME=VALUE`, `env.NAME=VALUE` and `kv.NAME`".into()),
+            _ => Err(
+                "there is `config.NAME=VALUE`, `env.NAME=VALUE`, `kv.NAME` and `http=DESTINATION`"
+                    .into(),
+            ),
         }
     }
 }
@@ -200,6 +211,7 @@ impl Source {
                 Grant::Env(name, value) => drop(grant.env.insert(name, value)),
                 Grant::Config(name, value) => drop(grant.config.insert(name, value)),
                 Grant::Kv(name) => drop(grant.kv.insert(name)),
+                Grant::Http(destination) => drop(grant.http.insert(destination)),
                 Grant::Secret(name) => drop(grant.secrets.insert(name)),
             }
         }
@@ -358,6 +370,7 @@ mod tests {
         source.grants = vec![
             "config.color=blue".parse().unwrap(),
             "env.X=".parse().unwrap(),
+            "http=http://127.0.0.1:3000".parse().unwrap(),
         ];
         let manifest = Manifest::from_toml(
             "name = 'a'\n[[route]]\nhost = 'a.test'\n[[route]]\nhost = 'b.test'\n[[route]]\npath = '/x'\n[grant]\nenv = { A = 'old' }",
@@ -368,7 +381,8 @@ mod tests {
         assert_eq!(manifest.grant.env["A"], "B=C");
         assert_eq!(manifest.grant.env["X"], "");
         assert_eq!(manifest.grant.config["color"], "blue");
-        for wrong in ["config", "config.x", "moon.x=y", "env.=x"] {
+        assert_eq!(manifest.grant.http.len(), 1);
+        for wrong in ["config", "config.x", "moon.x=y", "env.=x", "http=localhost"] {
             assert!(wrong.parse::<Grant>().is_err(), "{wrong}");
         }
     }

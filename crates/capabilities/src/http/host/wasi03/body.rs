@@ -17,7 +17,7 @@ use wasmtime::component::{
 use wasmtime::{AsContextMut, StoreContextMut};
 
 use super::types::ErrorCode;
-use crate::http::host::{Http, HttpData, take_trailers};
+use crate::http::host::{Http, HttpData, HttpView, take_trailers};
 use crate::http::{Fields, Incoming, Outgoing};
 
 /// What comes behind a body.
@@ -273,9 +273,11 @@ impl<D: HttpData> FutureProducer<D> for TrailersProducer {
         }
         Poll::Ready(Ok(Some(match self.body.trailers() {
             Ok(None) => Ok(None),
-            Ok(Some(map)) => Ok(Some(
-                store.data_mut().http().table.push(Fields::received(map))?,
-            )),
+            Ok(Some(map)) => {
+                let HttpView { context, table, .. } = store.data_mut().http();
+                let trailers = Fields::trailing(map, &context.memory)?;
+                Ok(Some(table.push(trailers)?))
+            }
             Err(error) => Err(error.into()),
         })))
     }

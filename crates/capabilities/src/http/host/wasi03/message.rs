@@ -38,17 +38,14 @@ pub struct Response {
     pub(super) status: StatusCode,
     pub(super) headers: Fields,
     pub(super) body: Body,
-    /// For one that came in.
-    _held: Option<Held>,
 }
 
 impl Response {
-    pub(super) fn received(received: Received, held: Held) -> Self {
+    pub(super) fn received(received: Received) -> Self {
         Self {
             status: received.status,
-            headers: Fields::received(received.headers),
+            headers: Fields::received_by(received.headers, received.headers_held),
             body: Body::Received(received.body),
-            _held: Some(held),
         }
     }
 }
@@ -319,7 +316,6 @@ impl<T: HttpData> types::HostResponseWithStore<T> for Http {
             status: StatusCode::OK,
             headers: super::super::take_fields(table, headers)?,
             body,
-            _held: None,
         };
         Ok((table.push(response)?, sent))
     }

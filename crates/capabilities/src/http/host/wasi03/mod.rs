@@ -9,7 +9,6 @@ mod message;
 use wasmtime::AsContextMut;
 use wasmtime::component::{Accessor, Linker, Resource, ResourceTable};
 
-use super::outgoing::hold;
 use super::response::content_length;
 use super::{Http, HttpData, HttpView, NewRequest};
 use crate::http::client::SendError;
@@ -80,7 +79,6 @@ pub fn answer<T: HttpData>(
         status,
         headers,
         body,
-        ..
     } = response;
     let length = match content_length(headers.map()) {
         Ok(length) => length,
@@ -119,7 +117,7 @@ impl<T: HttpData> client::HostWithStore<T> for Http {
             let HttpView {
                 context, sender, ..
             } = access.get();
-            let coming = context.outbound.send(asked, sender);
+            let coming = context.outbound.send(asked, &context.memory, sender);
             if let (Ok(_), Some(relay)) = (&coming, relay) {
                 tokio::task::spawn_local(relay.run());
             }
@@ -130,12 +128,8 @@ impl<T: HttpData> client::HostWithStore<T> for Http {
             Err(error) => Err(error),
         };
         accessor.with(|mut access| {
-            let HttpView { context, table, .. } = access.get();
             Ok(match received {
-                Ok(received) => {
-                    let held = hold(&context.memory, &received)?;
-                    Ok(table.push(Response::received(received, held))?)
-                }
+                Ok(received) => Ok(access.get().table.push(Response::received(received))?),
                 Err(error) => Err(error.into()),
             })
         })

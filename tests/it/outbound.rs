@@ -570,6 +570,44 @@ fn a_connection_that_was_answered_early_is_lent_to_nobody() {
         .mentions("answered 200");
 }
 
+/// The same over HTTP/2, where others share the connection: nobody joins them any more, and it ends with them.
+#[test]
+fn a_shared_connection_with_an_open_upload_is_joined_by_nobody() {
+    let authority = Authority::new();
+    let origin = Origin::hoarding(&authority.certify(&["one.test"]));
+    let here: IpAddr = "127.0.0.1".parse().unwrap();
+    let names = Names::start(move |_, _| Says::Addresses(vec![here], 60));
+    let port = origin.address.port();
+    let platform = over_tls(&authority, &names, port);
+    let headers = to(format!("one.test:{port}"), "/") + "x-scheme: https\r\n";
+    let posted = headers.clone() + "x-method: POST\r\ntransfer-encoding: chunked\r\n";
+    let mut uploads = Vec::new();
+    for count in 1..=20 {
+        let mut upload = platform.connect("a");
+        upload.send_head("POST", "/fetch", &posted).unwrap();
+        upload.send_chunk(&[b'x'; 1000]).unwrap();
+        eventually(
+            "each has a connection of its own, which ends with its answer",
+            || (origin.connections() == count && origin.open() == 0).then_some(()),
+        );
+        uploads.push(upload);
+    }
+    // What came to a good end is shared.
+    for _ in 0..3 {
+        let text = ask(&platform, "a", "/fetch", &headers, b"").is(200).text();
+        assert!(text.starts_with("answered 200"), "{text}");
+    }
+    assert_eq!((origin.connections(), origin.open()), (21, 1));
+    for mut upload in uploads {
+        upload.send(b"0\r\n\r\n").unwrap();
+        upload
+            .reply("POST")
+            .unwrap()
+            .is(200)
+            .mentions("answered 200");
+    }
+}
+
 #[test]
 fn calls_within_the_platform_keep_to_the_same_rules() {
     each_version(|guest| {

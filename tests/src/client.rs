@@ -296,7 +296,13 @@ impl<S: Stream> Connection<S> {
 
     fn fill(&mut self) -> io::Result<usize> {
         let mut buffer = [0; 64 << 10];
-        let length = self.stream.read(&mut buffer)?;
+        let length = loop {
+            match self.stream.read(&mut buffer) {
+                // A signal that another test is about.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
         self.ahead.extend_from_slice(&buffer[..length]);
         Ok(length)
     }

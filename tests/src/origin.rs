@@ -45,16 +45,22 @@ type Body = BoxBody<Bytes, Infallible>;
 impl Origin {
     /// Over cleartext, which is HTTP/1.1.
     pub fn start() -> Self {
-        Self::serving(None)
+        Self::serving(None, false)
     }
 
     /// Over TLS, speaking these protocols.
     pub fn secure(certificate: &Certificate, protocols: &[&str]) -> Self {
         let config = server_config(certificate, protocols);
-        Self::serving(Some(TlsAcceptor::from(Arc::new(config))))
+        Self::serving(Some(TlsAcceptor::from(Arc::new(config))), false)
     }
 
-    fn serving(tls: Option<TlsAcceptor>) -> Self {
+    /// Over TLS and HTTP/2, answering each request at once with nothing, and never taking a byte of its body.
+    pub fn hoarding(certificate: &Certificate) -> Self {
+        let config = server_config(certificate, &["h2"]);
+        Self::serving(Some(TlsAcceptor::from(Arc::new(config))), true)
+    }
+
+    fn serving(tls: Option<TlsAcceptor>, hoards: bool) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = listener.local_addr().expect("it was bound");
         listener.set_nonblocking(true).expect("a socket obeys");
@@ -67,7 +73,7 @@ impl Origin {
                 .build();
             runtime.expect("a runtime can be made").block_on(async {
                 tokio::select! {
-                    () = accept(listener, tls, serving) => {}
+                    () = accept(listener, tls, hoards, serving) => {}
                     _ = ended => {}
                 }
             });
@@ -122,7 +128,12 @@ impl Drop for Counted {
     }
 }
 
-async fn accept(listener: std::net::TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
+async fn accept(
+    listener: std::net::TcpListener,
+    tls: Option<TlsAcceptor>,
+    hoards: bool,
+    shared: Arc<Shared>,
+) {
     let listener = TcpListener::from_std(listener).expect("a runtime takes a socket");
     loop {
         let Ok((stream, _)) = listener.accept().await else {
@@ -136,7 +147,10 @@ async fn accept(listener: std::net::TcpListener, tls: Option<TlsAcceptor>, share
                 None => speak(stream, shared.clone()).await,
                 Some(tls) => {
                     if let Ok(stream) = tls.accept(stream).await {
-                        speak(stream, shared.clone()).await;
+                        match hoards {
+                            true => hoard(stream).await,
+                            false => speak(stream, shared.clone()).await,
+                        }
                     }
                 }
             }
@@ -149,6 +163,18 @@ async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, sha
     let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
     // Clients come and go.
     let _ = server.serve_connection(TokioIo::new(stream), service).await;
+}
+
+/// Answers each request with nothing, and holds on to what comes.
+async fn hoard(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    let Ok(mut connection) = h2::server::handshake(stream).await else {
+        return;
+    };
+    let mut held = Vec::new();
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        let sent = respond.send_response(Response::new(()), true);
+        held.push((request.into_body(), sent));
+    }
 }
 
 /// `/echo` tells what came, `/status/N` has that status, `/bytes/N` so many bytes in pieces, `/late/MS` a head after that

@@ -3,8 +3,8 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,13 +12,14 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper::rt::Executor;
+use hyper_util::rt::TokioIo;
 use model::{Destination, DestinationHost, HttpScheme, limits};
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
@@ -88,12 +89,37 @@ enum Speaks {
     Http2(http2::SendRequest<Upload>),
 }
 
-/// The task that moves a connection's bytes.
-struct Running(JoinHandle<()>);
+/// The task that moves a connection's bytes, and those that it has begun for single requests.
+struct Running {
+    task: JoinHandle<()>,
+    tasks: Tasks,
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
+        self.tasks.all().abort_all();
+    }
+}
+
+/// Tasks that end with their connection. hyper would let those of HTTP/2 go on for as long as one request's body is open.
+#[derive(Clone, Default)]
+struct Tasks(Arc<Mutex<JoinSet<()>>>);
+
+impl Tasks {
+    fn all(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<F> Executor<F> for Tasks
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        let mut all = self.all();
+        while all.try_join_next().is_some() {}
+        all.spawn(task);
     }
 }
 
@@ -230,7 +256,8 @@ where
         .max_headers(limits::HEADER_FIELDS.default as usize)
         .handshake(TokioIo::new(stream));
     let (sender, connection) = handshake.await.map_err(judge)?;
-    Ok(Connection::new(Speaks::Http1(sender), connection))
+    let tasks = Tasks::default();
+    Ok(Connection::new(Speaks::Http1(sender), connection, tasks))
 }
 
 async fn http2<S>(stream: S) -> Result<Connection, SendError>
@@ -238,28 +265,30 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let window = |size: model::Size| u32::try_from(size.0).unwrap_or(u32::MAX);
-    let handshake = http2::Builder::new(TokioExecutor::new())
+    let tasks = Tasks::default();
+    let handshake = http2::Builder::new(tasks.clone())
         .initial_stream_window_size(window(limits::BODY_CHUNK.default))
         .initial_connection_window_size(window(limits::HTTP2_WINDOW.default))
         .max_header_list_size(window(limits::HEADER_BYTES.default))
         .max_send_buf_size(limits::BODY_CHUNK.default.as_usize())
         .handshake(TokioIo::new(stream));
     let (sender, connection) = handshake.await.map_err(judge)?;
-    Ok(Connection::new(Speaks::Http2(sender), connection))
+    Ok(Connection::new(Speaks::Http2(sender), connection, tasks))
 }
 
 impl Connection {
     fn new<E>(
         speaks: Speaks,
         connection: impl Future<Output = Result<(), E>> + Send + 'static,
+        tasks: Tasks,
     ) -> Self {
-        let running = tokio::task::spawn_local(async {
+        let task = tokio::task::spawn_local(async {
             // What goes wrong is said to whoever waits for a reply.
             let _ = connection.await;
         });
         Self {
             speaks,
-            running: Arc::new(Running(running)),
+            running: Arc::new(Running { task, tasks }),
         }
     }
 

@@ -29,8 +29,10 @@ pub enum BodyError {
 }
 
 /// A body that is received; `None` where there is none.
-pub type RequestBody =
-    Option<Pin<Box<dyn http_body::Body<Data = Bytes, Error = BodyError> + Send>>>;
+pub type RequestBody = Option<ReceivedBody>;
+
+/// The same, where there is one.
+pub type ReceivedBody = Pin<Box<dyn http_body::Body<Data = Bytes, Error = BodyError> + Send>>;
 
 /// A request body as a guest reads it. Clones read the same body.
 #[derive(Clone)]

@@ -8,8 +8,8 @@ pub mod host;
 mod patience;
 
 pub use body::{
-    BodyError, Closed, Incoming, Outgoing, OutgoingReader, RequestBody, Truncated, WITHOUT_ASKING,
-    WriteError,
+    BodyError, Closed, Incoming, Outgoing, OutgoingReader, ReceivedBody, RequestBody, Truncated,
+    WITHOUT_ASKING, WriteError,
 };
 pub use fields::{FieldError, Fields, is_forbidden};
 pub use held::{Held, HostMemory, HostMemoryLimit};

@@ -50,7 +50,7 @@ pub async fn serve(
         unreachable!("services are components");
     };
     let wasm = &engine.side(code.kind().setting()).wasm;
-    let http = HttpContext::new(oneshot::channel().0, Outbound::of_none());
+    let http = HttpContext::new(oneshot::channel().0, Outbound::default());
     let (vitals, voice) = (live.vitals.clone(), live.voice.clone());
     let context = Context::new(engine.clone(), entry, http, vitals, voice);
     let began = Moment::now();

@@ -37,7 +37,7 @@ pub struct Call {
     /// Path and query.
     pub target: http::uri::PathAndQuery,
     pub headers: HeaderMap,
-    /// The length that its `content-length` promises, if it does; none where there is no body.
+    /// None where it has none.
     pub body: Option<OutgoingReader>,
     pub waits: Waits,
     /// How often what caused it has gone through the platform, this time included.

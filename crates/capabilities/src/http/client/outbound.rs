@@ -19,12 +19,13 @@ use tokio::task::JoinHandle;
 use super::download::clean;
 use super::{Call, Client, SendError};
 use crate::calls::{CallSink, Called};
-use crate::http::{BodyError, Held, HostMemory, Incoming, OutgoingReader, Patience};
+use crate::http::{BodyError, Held, HostMemory, Incoming, OutgoingReader, Patience, ReceivedBody};
 use crate::logs::{LineSink, Lines};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// What an invocation has left of its requests. Those that share an instance share it.
+/// What an invocation has left of its requests; nothing until it has a cause. Those that share an instance share it.
+#[derive(Default)]
 pub struct Outbound {
     left: u64,
     /// Made with the first request: most invocations send none.
@@ -93,24 +94,14 @@ pub struct Received {
 /// A request under way. Dropping it ends the request.
 pub struct Permitted(JoinHandle<Result<Received, SendError>>);
 
-impl Default for Outbound {
-    fn default() -> Self {
-        Self {
-            left: limits::SUBREQUESTS.default,
-            at_once: None,
-            hops: 0,
-            traceparent: None,
-        }
-    }
-}
-
 impl Outbound {
     /// For one that answers a request which has these headers and has gone through the platform so often.
     pub fn caused_by(hops: u64, headers: &HeaderMap) -> Self {
         Self {
+            left: limits::SUBREQUESTS.default,
+            at_once: None,
             hops,
             traceparent: headers.get(TRACEPARENT).cloned(),
-            ..Self::default()
         }
     }
 
@@ -121,14 +112,6 @@ impl Outbound {
         let most = each.saturating_mul(under_way);
         self.left = self.left.saturating_add(each).min(most);
         self.hops = hops;
-    }
-
-    /// For an instance that is handed its requests later.
-    pub fn of_none() -> Self {
-        Self {
-            left: 0,
-            ..Self::default()
-        }
     }
 
     /// Sends a request, within bounds. Must be called within a `tokio::task::LocalSet`.
@@ -303,7 +286,7 @@ async fn answer(
                 _turn: turn,
                 _held: held.map_err(|_| SendError::Memory)?,
             };
-            Some(Box::pin(bounded) as Pin<Box<dyn Body<Data = Bytes, Error = BodyError> + Send>>)
+            Some(Box::pin(bounded) as ReceivedBody)
         }
     };
     Ok(Received {
@@ -319,7 +302,7 @@ const FIELD: usize = 128;
 
 /// A reply's body: bounded in length, with a deadline on each piece. It keeps its request's place among those under way.
 struct Bounded {
-    body: Pin<Box<dyn Body<Data = Bytes, Error = BodyError> + Send>>,
+    body: ReceivedBody,
     left: u64,
     patience: Patience,
     _turn: OwnedSemaphorePermit,

@@ -25,7 +25,6 @@ pub struct Resolve {
     known: Mutex<HashMap<String, Known>>,
 }
 
-#[derive(Clone)]
 struct Known {
     found: Result<Arc<[IpAddr]>, SendError>,
     until: Instant,

@@ -215,7 +215,6 @@ async fn answer(
             text(format!("{length} bytes"))
         }
         "mirror" => body
-            .map_frame(|frame| frame)
             .map_err(|_| unreachable!("tests that mirror send whole bodies"))
             .boxed(),
         "trailers" => {

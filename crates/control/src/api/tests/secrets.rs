@@ -276,3 +276,28 @@ async fn a_change_is_answered_once_every_node_has_it_and_says_who_is_granted_it(
         .collect();
     assert_eq!(missing, ["other"]);
 }
+
+#[tokio::test]
+async fn a_deleted_tenants_secrets_go_with_it_and_the_next_of_its_name_has_none() {
+    let api = Api::start().await;
+    api.set_secret("kept", "one").await;
+    api.tenant("bob").await;
+    let bobs = "/v1/tenants/bob/secrets";
+    let reply = api.put_secret(&format!("{bobs}/key"), "bobs").await;
+    assert_eq!(reply.status, 201, "{reply:?}");
+    let left = vec!["default/kept=one".to_owned()];
+    let _: Value = api.delete("/v1/tenants/bob").await.ok();
+    assert_eq!(api.told(), (3, left.clone()));
+    // What is refused changes nothing.
+    let again = api.delete("/v1/tenants/bob").await;
+    again.problem(404, "tenant-not-found");
+    assert_eq!(api.told(), (3, left.clone()));
+    api.tenant("bob").await;
+    let listed: Value = api.get(bobs).await.ok();
+    assert_eq!(listed, json!([]));
+    let reply = api.put_secret(&format!("{bobs}/key"), "another").await;
+    assert_eq!(reply.status, 201, "{reply:?}");
+    let api = Api::start_in(api.stop().await).await;
+    let both = ["bob/key=another", "default/kept=one"];
+    assert_eq!(api.told(), (4, both.map(str::to_owned).to_vec()));
+}

@@ -186,10 +186,18 @@ const OF_SCHEMA_2: &str = "
 INSERT INTO certificates VALUES ('alice', 'shop', '[\"shop.com\"]', 'chain', x'00ff', 'a digest', 1, 2, 8, 'maker');
 ";
 
+/// What one of schema 3 had besides.
+const OF_SCHEMA_3: &str = "
+INSERT INTO secrets (tenant, name, revision, value, bytes, set_ms, set_by) VALUES ('alice', 'key', 1, x'00ff', 1, 8, 'maker');
+";
+
 #[test]
 fn records_of_an_older_schema_are_taken_over_with_all_that_they_hold() {
-    taken_over(1, &[OF_SCHEMA_1], &["certificates", "secrets"]);
-    taken_over(2, &[OF_SCHEMA_1, OF_SCHEMA_2], &["secrets"]);
+    let rows = [OF_SCHEMA_1, OF_SCHEMA_2, OF_SCHEMA_3];
+    let newer = ["certificates", "secrets", "deleted_tenants"];
+    for schema in 1..=rows.len() {
+        taken_over(schema as u32, &rows[..schema], &newer[schema - 1..]);
+    }
 }
 
 /// Writes `rows_of` into records of an older `schema`, and finds all of it in today's, with what is `newer` empty.

@@ -1,18 +1,18 @@
-//! What an operator sees: the counts of every worker, the dead ones too, by name; and as Prometheus text.
+//! What an operator sees: the counts of every worker, the dead ones too.
+
+mod families;
+mod text;
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::{Mutex, MutexGuard};
 
 use model::api::AppUsage;
-use model::pipe::{AppMetrics, Histogram, SentMetrics, WorkerMetrics};
+use model::pipe::{AppMetrics, SentMetrics, WorkerMetrics};
 use model::{AppId, Catalog, Fault, Generation, Outcome};
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::registry::Registry;
-pub use prometheus_client::registry::Unit;
+
+use families::Seen;
+pub use families::{Family, Labels, Unit, Values, bounds_seconds};
+pub use text::text;
 
 /// What the name of everything counted begins with.
 pub const PREFIX: &str = "midge";
@@ -130,15 +130,6 @@ impl Metrics {
     }
 }
 
-/// Families as Prometheus text (OpenMetrics).
-pub fn text(families: Vec<Family>) -> String {
-    let mut registry = Registry::with_prefix(PREFIX);
-    registry.register_collector(Box::new(Text(families)));
-    let mut text = String::new();
-    encode(&mut text, &registry).expect("a string takes all text");
-    text
-}
-
 impl Workers {
     fn all(&mut self) -> impl Iterator<Item = &mut Counts> {
         self.present.iter_mut().chain([&mut self.past])
@@ -221,323 +212,10 @@ fn add_outcomes(mine: &mut Vec<(Outcome, u64)>, theirs: &[(Outcome, u64)]) {
     }
 }
 
-/// Counts of one name, as they are at one moment.
-#[derive(Debug)]
-pub struct Family {
-    /// Without the platform's prefix, a unit or what says that it is a counter.
-    pub name: &'static str,
-    pub help: &'static str,
-    pub unit: Option<Unit>,
-    pub values: Values,
-}
-
-/// What the counts of a family are.
-#[derive(Debug)]
-pub enum Values {
-    /// Only grow.
-    Counted(Vec<(Labels, u64)>),
-    /// Seconds, of which there are only more.
-    CountedSeconds(Vec<(Labels, f64)>),
-    /// How many there are now, or were at the most.
-    Present(Vec<(Labels, u64)>),
-    Durations(Histogram),
-}
-
-/// What tells the counts of a family apart.
-pub type Labels = Vec<(&'static str, String)>;
-
-/// One moment's sum.
-struct Seen {
-    facts: Facts,
-    sum: Counts,
-}
-
-impl Seen {
-    fn families(&self) -> Vec<Family> {
-        let mut families = self.of_apps();
-        families.extend(self.of_workers());
-        families.extend(self.of_the_node());
-        families
-    }
-
-    fn of_apps(&self) -> Vec<Family> {
-        let mut apps: Vec<_> = self.sum.apps.values().collect();
-        apps.sort_unstable_by(|a, b| a.id.cmp(&b.id));
-        let named = |app: &AppMetrics| -> Labels {
-            let (tenant, app) = (app.id.tenant.to_string(), app.id.app.to_string());
-            vec![("tenant", tenant), ("app", app)]
-        };
-        let of_each = |count: fn(&AppMetrics) -> u64| {
-            Values::Counted(apps.iter().map(|app| (named(app), count(app))).collect())
-        };
-        let mut requests = Vec::new();
-        for app in &apps {
-            for (outcome, count) in &app.requests {
-                let mut labels = named(app);
-                labels.push(("outcome", outcome.code().to_owned()));
-                requests.push((labels, *count));
-            }
-        }
-        let seconds = |us: fn(&AppMetrics) -> u64| {
-            let seconds = apps.iter().map(|app| (named(app), us(app) as f64 / 1e6));
-            Values::CountedSeconds(seconds.collect())
-        };
-        let peaks = apps.iter().map(|app| (named(app), app.memory_peak_bytes));
-        vec![
-            Family {
-                name: "requests",
-                help: "Requests that met an app, by how they ended",
-                unit: None,
-                values: Values::Counted(requests),
-            },
-            Family {
-                name: "app_cpu",
-                help: "CPU time of apps' invocations, host functions included",
-                unit: Some(Unit::Seconds),
-                values: seconds(|app| app.cpu_us),
-            },
-            Family {
-                name: "app_received",
-                help: "Request body bytes that apps were handed",
-                unit: Some(Unit::Bytes),
-                values: of_each(|app| app.bytes_in),
-            },
-            Family {
-                name: "app_sent",
-                help: "Reply body bytes that apps wrote",
-                unit: Some(Unit::Bytes),
-                values: of_each(|app| app.bytes_out),
-            },
-            Family {
-                name: "app_duration",
-                help: "From apps' requests' heads to the ends of their replies, summed",
-                unit: Some(Unit::Seconds),
-                values: seconds(|app| app.latency.sum_us),
-            },
-            Family {
-                name: "app_memory_peak",
-                help: "The most linear memory that one invocation of an app held",
-                unit: Some(Unit::Bytes),
-                values: Values::Present(peaks.collect()),
-            },
-        ]
-    }
-
-    fn of_workers(&self) -> Vec<Family> {
-        let sum = &self.sum.worker;
-        let unrouted = sum.unrouted.iter();
-        let unrouted = unrouted.map(|(outcome, count)| (outcome.code(), *count));
-        vec![
-            counted_by(
-                "unrouted_requests",
-                "Requests that met no app, by how they ended",
-                "outcome",
-                unrouted,
-            ),
-            durations(
-                "request_duration",
-                "From a request's head to the end of its reply",
-                &sum.latency,
-            ),
-            durations(
-                "instantiate_duration",
-                "The time to make an instance",
-                &sum.instantiate,
-            ),
-            counted(
-                "cold_starts",
-                "Requests for which an app had to be loaded",
-                sum.cold_starts,
-            ),
-            present(
-                "live_instances",
-                "Instances that are live now",
-                sum.live_instances,
-            ),
-            present(
-                "resident_apps",
-                "Apps that are loaded now, summed over workers",
-                sum.resident_apps,
-            ),
-            present(
-                "connections",
-                "Client connections that are open now",
-                sum.connections,
-            ),
-            counted_by(
-                "sent_requests",
-                "Requests that guests sent: answered, refused by the platform, or failed elsewhere",
-                "result",
-                [
-                    ("answered", sum.sent.answered),
-                    ("refused", sum.sent.refused),
-                    ("failed", sum.sent.failed),
-                ],
-            ),
-            counted(
-                "opened_connections",
-                "Connections that were opened for requests of guests",
-                sum.sent.opened,
-            ),
-            counted(
-                "reused_connections",
-                "Requests of guests that went over a connection that waited",
-                sum.sent.reused,
-            ),
-            present(
-                "idle_connections",
-                "Connections that wait for a request of a guest now",
-                sum.sent.idle,
-            ),
-        ]
-    }
-
-    fn of_the_node(&self) -> Vec<Family> {
-        let (facts, worker) = (self.facts, &self.sum.worker);
-        vec![
-            counted_by(
-                "log_lines_dropped",
-                "Log lines that were lost: a worker's queue was full or its tenant logged too fast, no file took them, \
-                 or standard output was not read",
-                "by",
-                [
-                    ("worker", worker.log_lines_dropped),
-                    ("files", facts.log_lines_dropped.files),
-                    ("stdout", facts.log_lines_dropped.stdout),
-                ],
-            ),
-            counted_by(
-                "telemetry_dropped",
-                "What the collector did not get: traced requests, log lines, and times that metrics were sent",
-                "kind",
-                [
-                    ("traces", worker.traces_dropped + facts.not_exported.traces),
-                    ("logs", facts.not_exported.logs),
-                    ("metrics", facts.not_exported.metrics),
-                ],
-            ),
-            present(
-                "workers",
-                "Workers that should be running",
-                facts.workers as u64,
-            ),
-            counted(
-                "worker_restarts",
-                "Workers that ended and were replaced",
-                facts.worker_restarts,
-            ),
-            present(
-                "catalog_generation",
-                "The catalog's generation that this node holds",
-                facts.generation,
-            ),
-            present("catalog_apps", "Apps in the catalog", facts.apps as u64),
-            present(
-                "stores_failed",
-                "1 if the key-value stores take no more changes, because their disk failed",
-                u64::from(facts.stores_failed),
-            ),
-        ]
-    }
-}
-
-fn counted(name: &'static str, help: &'static str, count: u64) -> Family {
-    Family {
-        name,
-        help,
-        unit: None,
-        values: Values::Counted(vec![(Labels::new(), count)]),
-    }
-}
-
-fn counted_by(
-    name: &'static str,
-    help: &'static str,
-    label: &'static str,
-    counts: impl IntoIterator<Item = (&'static str, u64)>,
-) -> Family {
-    let counts = counts.into_iter();
-    let labelled = counts.map(|(value, count)| (vec![(label, value.to_owned())], count));
-    Family {
-        name,
-        help,
-        unit: None,
-        values: Values::Counted(labelled.collect()),
-    }
-}
-
-fn present(name: &'static str, help: &'static str, value: u64) -> Family {
-    Family {
-        name,
-        help,
-        unit: None,
-        values: Values::Present(vec![(Labels::new(), value)]),
-    }
-}
-
-fn durations(name: &'static str, help: &'static str, durations: &Histogram) -> Family {
-    Family {
-        name,
-        help,
-        unit: Some(Unit::Seconds),
-        values: Values::Durations(durations.clone()),
-    }
-}
-
-/// Families as Prometheus reads them.
-#[derive(Debug)]
-struct Text(Vec<Family>);
-
-impl Collector for Text {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        self.0
-            .iter()
-            .try_for_each(|family| encode_family(&mut encoder, family))
-    }
-}
-
-fn encode_family(encoder: &mut DescriptorEncoder<'_>, family: &Family) -> fmt::Result {
-    let kind = match &family.values {
-        Values::Counted(_) | Values::CountedSeconds(_) => MetricType::Counter,
-        Values::Present(_) => MetricType::Gauge,
-        Values::Durations(_) => MetricType::Histogram,
-    };
-    let Family { name, help, .. } = family;
-    let mut metric = encoder.encode_descriptor(name, help, family.unit.as_ref(), kind)?;
-    match &family.values {
-        Values::Counted(counts) => counts.iter().try_for_each(|(labels, count)| {
-            if labels.is_empty() {
-                return metric.encode_counter::<NoLabelSet, u64, f64>(count, None);
-            }
-            let mut one = metric.encode_family(labels)?;
-            one.encode_counter::<NoLabelSet, u64, f64>(count, None)
-        }),
-        Values::CountedSeconds(counts) => counts.iter().try_for_each(|(labels, seconds)| {
-            let mut one = metric.encode_family(labels)?;
-            one.encode_counter::<NoLabelSet, f64, f64>(seconds, None)
-        }),
-        Values::Present(values) => values.iter().try_for_each(|(labels, value)| {
-            if labels.is_empty() {
-                return metric.encode_gauge(value);
-            }
-            metric.encode_family(labels)?.encode_gauge(value)
-        }),
-        Values::Durations(durations) => {
-            let bounds = bounds_seconds().chain([f64::INFINITY]);
-            let buckets: Vec<_> = bounds.zip(durations.buckets).collect();
-            let sum = durations.sum_us as f64 / 1e6;
-            metric.encode_histogram::<NoLabelSet>(sum, durations.count, &buckets, None)
-        }
-    }
-}
-
-/// The upper bounds of durations' buckets but the last, which has none.
-pub fn bounds_seconds() -> impl Iterator<Item = f64> {
-    Histogram::BOUNDS_US.iter().map(|us| *us as f64 / 1e6)
-}
-
 #[cfg(test)]
 mod tests {
+    use model::pipe::Histogram;
+
     use super::*;
     use crate::supervisor::example;
 

@@ -20,6 +20,7 @@ mod catalog;
 mod deployment;
 mod destination;
 mod grant;
+mod http_grant;
 mod kv;
 pub mod limits;
 mod log;
@@ -46,10 +47,9 @@ pub use artifact::{
 pub use backup::{BackupFile, BackupManifest};
 pub use catalog::{Catalog, CatalogError, CatalogHead, Change, Delta, Entry, Generation};
 pub use deployment::{Deployment, DeploymentCause, Revision};
-pub use destination::{
-    Destination, DestinationError, DestinationHost, HttpGrant, HttpGrantError, HttpScheme,
-};
+pub use destination::{Destination, DestinationError, DestinationHost, HttpScheme};
 pub use grant::{Granted, Grants};
+pub use http_grant::{HttpGrant, HttpGrantError};
 pub use kv::{Expect, Item, KeyPage, KvChange, KvDone, KvError, KvRevision, StoreId, StoreUsage};
 pub use limits::AppLimits;
 pub use log::{LogRecord, LogStream, RequestRecord};

@@ -98,12 +98,6 @@ impl Secrets {
             _alone: self.changing.lock().await,
         }
     }
-
-    /// What the nodes are told from now on.
-    fn change(&self, change: impl FnOnce(&mut model::Secrets)) {
-        self.serving
-            .send_modify(|serving| change(Arc::make_mut(serving)));
-    }
 }
 
 /// The right to change secrets.
@@ -115,9 +109,19 @@ pub(crate) struct Changing<'a> {
 impl Changing<'_> {
     /// The records have none of this tenant's any longer, since this revision.
     pub fn forget(self, tenant: &TenantName, revision: SecretsRevision) {
-        self.secrets.change(|secrets| {
+        self.tell(revision, |all| all.retain(|id, _| id.tenant != *tenant));
+    }
+
+    /// Tells the nodes what the records have since this revision.
+    fn tell(
+        self,
+        revision: SecretsRevision,
+        change: impl FnOnce(&mut BTreeMap<SecretId, Arc<Secret>>),
+    ) {
+        self.secrets.serving.send_modify(|serving| {
+            let secrets = Arc::make_mut(serving);
             secrets.revision = revision;
-            secrets.all.retain(|id, _| id.tenant != *tenant);
+            change(&mut secrets.all);
         });
     }
 }
@@ -145,7 +149,7 @@ pub(crate) async fn set(
         text.expose().len() as u64,
     );
     let (kept_id, set_ms) = (id.clone(), platform.now());
-    let changing = platform.secrets.changing.lock().await;
+    let changing = platform.secrets.changing().await;
     let (revision, is_new) = platform
         .records
         .write(move |t| {
@@ -167,16 +171,14 @@ pub(crate) async fn set(
             Ok((revision, is_new))
         })
         .await?;
-    platform.secrets.change(|secrets| {
-        secrets.revision = revision;
+    changing.tell(revision, |all| {
         let secret = Secret {
             id: id.clone(),
             revision,
             text,
         };
-        secrets.all.insert(id.clone(), Arc::new(secret));
+        all.insert(id.clone(), Arc::new(secret));
     });
-    drop(changing);
     let listed = Listed {
         name: id.name,
         revision,
@@ -217,7 +219,7 @@ pub(crate) async fn delete(
 ) -> Result<SecretChanged, SecretsError> {
     let started = Instant::now();
     let gone = id.clone();
-    let changing = platform.secrets.changing.lock().await;
+    let changing = platform.secrets.changing().await;
     let (listed, revision) = platform
         .records
         .write(move |t| {
@@ -228,11 +230,9 @@ pub(crate) async fn delete(
             Ok((listed, records::next_revision(t)?))
         })
         .await?;
-    platform.secrets.change(|secrets| {
-        secrets.revision = revision;
-        secrets.all.remove(&id);
+    changing.tell(revision, |all| {
+        all.remove(&id);
     });
-    drop(changing);
     Ok(told(platform, &id.tenant, listed, revision, started).await)
 }
 

@@ -27,6 +27,16 @@ impl TokenText {
         Ok(Self(text))
     }
 
+    /// Whether there is one somewhere in `text`.
+    pub fn is_in(text: &str) -> bool {
+        let length = PREFIX.len() + ID + SECRET + CHECK;
+        let mut places = text.match_indices(PREFIX);
+        places.any(|(at, _)| {
+            let whole = text.get(at..at + length);
+            whole.is_some_and(|whole| Self::parse(whole).is_some())
+        })
+    }
+
     /// The token that `text` is, if its form and checksum are right.
     pub fn parse(text: &str) -> Option<Self> {
         let rest = text.strip_prefix(PREFIX)?;

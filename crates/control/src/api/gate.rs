@@ -12,7 +12,7 @@ use model::limits;
 
 use super::problem::{Inner, Refused};
 use super::request::check_length;
-use crate::auth::Caller;
+use crate::auth::{Caller, TokenText};
 use crate::control::{Peer, Platform};
 use crate::tokens::{self, AuthError};
 
@@ -77,7 +77,7 @@ fn credentials(request: &Request) -> Result<(String, IpAddr), Refused> {
 
 /// A token in an address ends in histories and logs.
 fn check_query(query: &str) -> Result<(), Refused> {
-    if query.contains("midge_") || query.split('&').any(|part| part.contains("token=")) {
+    if TokenText::is_in(query) || query.split('&').any(|part| part.contains("token=")) {
         let detail = "a token does not belong in an address, which is logged; send `Authorization: Bearer TOKEN`, and revoke the one you sent";
         let title = "the address holds a token";
         return Err(Refused::new(400, "token-in-query", title, detail));

@@ -33,6 +33,18 @@ async fn only_a_token_that_holds_opens_the_api() {
         let detail = reply.problem(400, "token-in-query");
         assert!(!detail.contains(&api.admin));
     }
+    // Among other things too; what merely begins as one is none.
+    let query = format!("?tail=1&since=x{}x", api.admin);
+    let reply = api
+        .raw(&format!("GET /v1/status{query}"), &[&good], "")
+        .await;
+    reply.problem(400, "token-in-query");
+    for query in ["?x=midge_a", &format!("?x={}", &api.admin[..66])] {
+        let reply = api
+            .raw(&format!("GET /v1/status{query}"), &[&good], "")
+            .await;
+        assert_eq!(reply.status, 200, "{query}");
+    }
     let reply = api.raw("GET /v1/status", &[], "").await;
     assert_eq!(reply.headers["www-authenticate"], "Bearer");
 }

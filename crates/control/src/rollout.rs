@@ -105,10 +105,23 @@ async fn served(platform: &Platform, generation: Generation, started: Instant) -
     live::reached(platform, mark, started, limits::API_WAIT.default).await
 }
 
-/// Nobody serves a deleted app any longer, so what it kept is nobody's. Where this fails, the next app of its name sees to
-/// it.
+/// Nobody serves a deleted app any longer, so what it kept is nobody's, unless one of its name was made meanwhile: that has
+/// seen to it. Where this fails, the next one will.
 async fn forget_stores(platform: &Platform, id: &AppId) {
-    if let Err(error) = platform.settings.kv.forget(id).await {
+    let _nobody_makes_one = platform.creating.lock().await;
+    let asked = id.clone();
+    let found = platform.records.read(move |c| apps::find(c, &asked)).await;
+    let forgotten = match found {
+        Ok(Some(_)) => return,
+        Ok(None) => platform
+            .settings
+            .kv
+            .forget(id)
+            .await
+            .map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(error) = forgotten {
         platform.notice(format!(
             "the stores of `{id}`, which was deleted, are still there: {error}"
         ));

@@ -18,9 +18,10 @@ use super::tenants;
 use crate::auth::{Caller, Reach};
 use crate::control::Platform;
 use crate::natives::has_digest;
-use crate::records::uploads;
+use crate::records::{tenants as records, uploads};
 use crate::temporary;
 use crate::tokens;
+use crate::versions::VersionError;
 
 type Control = State<Arc<Platform>>;
 
@@ -103,7 +104,13 @@ pub(super) async fn upload(
     let now = platform.now();
     platform
         .records
-        .write(move |t| uploads::add(t, &tenant, &digest, bytes, now))
+        .write(move |t| {
+            // The tenant may have gone while the body came.
+            if !records::exists(t, &tenant)? {
+                return Err(VersionError::NoTenant(tenant));
+            }
+            Ok(uploads::add(t, &tenant, &digest, bytes, now)?)
+        })
         .await?;
     Ok(StatusCode::NO_CONTENT)
 }

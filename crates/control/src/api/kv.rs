@@ -16,6 +16,7 @@ use super::problem::Refused;
 use super::request::{self, Place, query};
 use crate::auth::{Caller, Reach};
 use crate::control::Platform;
+use crate::tokens;
 
 type Control = State<Arc<Platform>>;
 
@@ -113,6 +114,9 @@ pub(super) async fn set(
     let limit = limits::KV_VALUE.default;
     request::check_length(request.headers(), limit)?;
     let value = request::read_within(request.into_body(), limit).await?;
+    // Token and app may have ended while the body came.
+    tokens::still_holds(&platform, &caller).await?;
+    apps::check(&platform, &store.app).await?;
     let bytes = value.len() as u64;
     let expires_ms = ttl.map(|ttl| platform.now().saturating_add(ttl.0));
     let expect = match revision {

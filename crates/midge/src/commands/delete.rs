@@ -8,7 +8,7 @@ use crate::client::Client;
 use crate::failure::Failure;
 use crate::screen;
 
-/// Delete an app and all of its versions
+/// Delete an app with all of its versions and stores
 ///
 /// It stops answering at once and cannot be brought back. Asks first on a terminal; elsewhere `--yes` is needed.
 #[derive(Debug, Args)]

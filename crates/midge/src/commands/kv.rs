@@ -8,9 +8,10 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
+use capabilities::kv::check_key;
 use clap::{Args, Subcommand};
 use model::api::{KvItem, KvStoreSummary};
-use model::{AppName, KeyPage, Millis, Size, StoreName, limits};
+use model::{AppName, KeyPage, KvError, Millis, Size, StoreName, limits};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 
@@ -103,6 +104,7 @@ struct Get {
     #[command(flatten)]
     place: Place,
     /// Which
+    #[arg(value_parser = key)]
     key: String,
 }
 
@@ -119,6 +121,7 @@ struct Set {
     #[command(flatten)]
     place: Place,
     /// Which
+    #[arg(value_parser = key)]
     key: String,
     /// Its value, as text
     #[arg(required_unless_present = "file", conflicts_with = "file")]
@@ -142,6 +145,7 @@ struct Delete {
     #[command(flatten)]
     place: Place,
     /// Which
+    #[arg(value_parser = key)]
     key: String,
 }
 
@@ -183,6 +187,11 @@ struct Line {
     key: String,
     /// In base64.
     value: String,
+}
+
+/// What may be a key.
+fn key(text: &str) -> Result<String, KvError> {
+    check_key(text).map(|()| text.to_owned())
 }
 
 pub async fn run(options: &Options) -> Result<(), Failure> {

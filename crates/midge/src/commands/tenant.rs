@@ -60,7 +60,7 @@ struct List {
     platform: Platform,
 }
 
-/// Delete a tenant with its tokens, certificates and uploads
+/// Delete a tenant with its tokens, certificates, secrets and uploads
 ///
 /// A tenant that has apps stays, unless they are to go with it: with all of their versions and all that their stores hold.
 /// Nothing of it can be brought back; who creates a tenant of the same name begins with nothing. Asks first on a terminal;

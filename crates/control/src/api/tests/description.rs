@@ -260,3 +260,29 @@ fn every_closed_word_is_described() {
         .is_ok())
     );
 }
+
+/// Every code that a refusal may have stands in the guide, which says what to do.
+#[test]
+fn every_code_of_a_problem_is_explained() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let guide = std::fs::read_to_string(root.join("../../docs/guide/errors.md")).unwrap();
+    let mut found = 0;
+    for file in std::fs::read_dir(root.join("src/api")).unwrap() {
+        let path = file.unwrap().path();
+        if path.is_dir() {
+            continue;
+        }
+        let source = std::fs::read_to_string(&path).unwrap();
+        for (at, comma) in source.match_indices(", \"") {
+            let status = source[..at].as_bytes().last_chunk::<3>();
+            let is_status = status.is_some_and(|status| status.iter().all(u8::is_ascii_digit));
+            let rest = &source[at + comma.len()..];
+            let code = rest.split('"').next().unwrap_or_default();
+            if is_status {
+                found += 1;
+                assert!(guide.contains(&format!("`{code}`")), "{code} of {path:?}");
+            }
+        }
+    }
+    assert!(found > 50, "{found}");
+}

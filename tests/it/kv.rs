@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tests::load::Always;
 use tests::trials::{self, STORE_CRASHES};
-use tests::{Guest, Load, Platform, Reply, bare, eventually, guest, manifest_of};
+use tests::{Connection, Guest, Load, Platform, Reply, bare, eventually, guest, manifest_of};
 
 /// The interfaces of WASI 0.2, by their guests.
 const GUESTS: [&str; 3] = ["kv_spin", "kv_draft", "kv_draft2"];
@@ -758,6 +758,36 @@ fn set_past_workers(platform: &Platform, key: &str, bytes: usize) {
         .is(200);
 }
 
+/// Stops a worker, unless it reads nothing from the stores just then.
+fn stop_amid_a_read(platform: &Platform, worker: u32) -> bool {
+    platform.signal(worker, libc::SIGSTOP);
+    let stat = format!("/proc/{worker}/stat");
+    eventually("it stands still", || {
+        let stat = std::fs::read_to_string(&stat).expect("its parent has not reaped it");
+        let (_, state) = stat.rsplit_once(") ")?;
+        state.starts_with('T').then_some(())
+    });
+    let reads = is_reading(platform, worker);
+    if !reads {
+        platform.signal(worker, libc::SIGCONT);
+    }
+    reads
+}
+
+/// Whether a process has a read of the stores under way, by the engine's table of readers: 64 bytes each, which begin with
+/// the number of what is read (all ones for nothing) and the process.
+fn is_reading(platform: &Platform, process: u32) -> bool {
+    let table = std::fs::read(platform.data().join("stores/lock.mdb"));
+    let (slots, _) = table
+        .as_ref()
+        .expect("the stores have a lock file")
+        .as_chunks::<64>();
+    slots.iter().any(|slot| {
+        let reads = slot[..8] != [0xff; 8];
+        reads && slot[8..12] == process.to_le_bytes()
+    })
+}
+
 /// Pages of what was overwritten are used again, which they are not for as long as anybody reads what was there before.
 fn pages_are_used_again(platform: &Platform) {
     const BYTES: usize = 1_000_000;
@@ -867,9 +897,11 @@ fn a_worker_that_stops_amid_a_read_is_replaced_and_the_stores_stay_small() {
         std::thread::sleep(Duration::from_secs(2));
         let stops: Vec<_> = (0..ROUNDS)
             .map(|round| {
-                let stopped = platform.workers()[round % 2];
+                let stopped = eventually("a worker is stopped amid a read", || {
+                    let worker = *platform.workers().get(round % 2)?;
+                    stop_amid_a_read(&platform, worker).then_some(worker)
+                });
                 grown_by(&|| {
-                    platform.signal(stopped, libc::SIGSTOP);
                     eventually("another is in its place", || {
                         let workers = platform.workers();
                         (workers.len() == 2 && !workers.contains(&stopped)).then_some(())
@@ -940,4 +972,44 @@ fn who_calls_without_end_is_refused_and_others_are_answered_meanwhile() {
     );
     assert!(report.slowest < Duration::from_secs(1), "{report:?}");
     report.is_clean();
+}
+
+#[test]
+fn values_that_come_over_the_api_are_bounded_in_sum() {
+    let platform = Platform::start();
+    platform.deploy_with("shop", &guest("kv_spin"), GRANT);
+    let path = platform.api.path("apps/shop/kv/default/key");
+    let begin = || {
+        let api = &platform.api;
+        let mut connection = Connection::open(api.address, "api").unwrap();
+        let head = format!(
+            "authorization: Bearer {}\r\ncontent-type: application/octet-stream\r\ncontent-length: {}\r\n",
+            api.token,
+            25 << 20
+        );
+        connection
+            .send_head("PUT", &format!("/v1/{path}"), &head)
+            .unwrap();
+        connection.send(b"x").unwrap();
+        connection
+    };
+    let mut begun = vec![begin(), begin()];
+    // One more is refused, once both are known of.
+    eventually("the third finds no room", || {
+        let mut more = begin();
+        more.stream()
+            .set_read_timeout(Some(Duration::from_millis(300)))
+            .unwrap();
+        match more.reply("PUT") {
+            Ok(reply) => Some(reply.is(503).mentions("stores-busy")),
+            // It is one of two itself, until those have arrived.
+            Err(_) => None,
+        }
+    });
+    begun.clear();
+    let kind = "content-type: application/octet-stream\r\n";
+    eventually("there is room again", || {
+        let answer = platform.api.send("PUT", &path, kind, &[0; 1 << 20]);
+        (answer.reply.status() == 200).then_some(())
+    });
 }

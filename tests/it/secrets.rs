@@ -31,7 +31,7 @@ fn set(api: &Api, name: &str, value: impl AsRef<[u8]>) -> Answer {
 
 /// Sets one, and asserts that every node had it when that was answered.
 #[track_caller]
-fn put(api: &Api, name: &str, value: &str) -> Value {
+pub fn put(api: &Api, name: &str, value: &str) -> Value {
     let answer = set(api, name, value);
     assert!(answer.reply.status() < 300, "{}", answer.reply.text());
     let live = &answer.json["live"];
@@ -216,10 +216,10 @@ fn a_secret_is_rotated_without_a_new_version_and_no_request_notices() {
 }
 
 /// A request that has read once, and reads again when it is told to.
-struct Twice(Connection, Vec<u8>);
+pub struct Twice(Connection, Vec<u8>);
 
 impl Twice {
-    fn begin(platform: &Platform, app: &str, first: &str) -> Self {
+    pub fn begin(platform: &Platform, app: &str, first: &str) -> Self {
         let mut connection = platform.connect(app);
         let chunked = "transfer-encoding: chunked\r\n";
         connection
@@ -233,7 +233,7 @@ impl Twice {
     }
 
     #[track_caller]
-    fn reads_again(mut self, second: &str) {
+    pub fn reads_again(mut self, second: &str) {
         self.0.send_chunk(b"").unwrap();
         while self.0.chunk(&mut self.1).unwrap() > 0 {}
         assert_eq!(String::from_utf8_lossy(&self.1), format!("{second}\n"));

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tests::{Platform, bare, guest, manifest_of};
+use tests::{Api, Connection, Platform, bare, eventually, guest, manifest_of};
+
+use crate::secrets::{Twice, put};
 
 #[test]
 fn two_tenants_know_nothing_of_each_other() {
@@ -192,6 +194,88 @@ fn a_tenant_that_is_deleted_takes_everything_of_its_own_along() {
         .post("shop.alice", "/get/default?k", b"")
         .is(200)
         .says("none");
+}
+
+/// Requests of three apps of one tenant, each amid what it does with what it was granted.
+struct InFlight {
+    held: Connection,
+    reads: Twice,
+    late: Connection,
+}
+
+impl InFlight {
+    fn begin(platform: &Platform, alice: &Api) -> Self {
+        let grants = [
+            ("shop", "kv_spin", GRANT),
+            ("reads", "config", "grant = { secrets = ['stripe-key'] }"),
+            (
+                "asks",
+                "fetch",
+                "grant = { http = ['http://*.app.internal'] }",
+            ),
+        ];
+        for (app, wasm, grant) in grants {
+            alice.deploy(&manifest_of(app, grant), &guest(wasm));
+        }
+        put(alice, "stripe-key", "old");
+        platform
+            .post("shop.alice", "/set/default?k", b"old")
+            .is(200);
+        let waits = |app: &str, path: &str| {
+            let mut connection = platform.connect(app);
+            let length = "content-length: 5\r\n";
+            connection.send_head("POST", path, length).unwrap();
+            connection
+        };
+        let begun = Self {
+            held: waits("shop.alice", "/held/default?late"),
+            reads: Twice::begin(platform, "reads.alice", "Ok(Some(\"old\"))"),
+            late: waits("asks.alice", "/late/shop/end"),
+        };
+        let held = alice.path("apps/shop/kv/default/held");
+        eventually("all of them run", || {
+            let opened = alice.get(&held).reply.status() == 200;
+            (opened && platform.metric("midge_live_instances") == 3.0).then_some(())
+        });
+        begun
+    }
+
+    /// Each goes on with what it had, and finds nothing of who has its names now.
+    fn go_on(mut self) {
+        self.held.send(b"value").unwrap();
+        self.held.reply("POST").unwrap().is(200).says("set");
+        self.reads.reads_again("Ok(None)");
+        self.late.send(b"value").unwrap();
+        let asked = self.late.reply("POST").unwrap().is(200).text();
+        assert!(asked.contains("DestinationNotFound"), "{asked}");
+    }
+}
+
+/// Whoever runs on after its tenant was deleted meets nothing of the next one of its name, nor that one anything of it.
+#[test]
+fn who_outlives_its_tenant_meets_nothing_of_the_next_one_of_its_name() {
+    let platform = Platform::start();
+    let delete = ["tenant", "delete", "alice", "--with-apps", "--yes"];
+    let alice = platform.api.new_tenant("alice");
+    let older = InFlight::begin(&platform, &alice);
+    platform.run(&delete).exits(0);
+    let alice = platform.api.new_tenant("alice");
+    platform.api.of("alice").get("tenants/alice/apps").is(200);
+    alice.deploy(&manifest_of("shop", GRANT), &guest("kv_spin"));
+    let stores = |alice: &Api| alice.get(&alice.path("apps/shop/kv")).is(200).json;
+    assert_eq!(stores(&alice), json!([]));
+    put(&alice, "stripe-key", "new");
+    platform
+        .post("shop.alice", "/set/default?k", b"new")
+        .is(200);
+    older.go_on();
+    let keys = alice.path("apps/shop/kv/default");
+    let listed = alice.get(&keys).is(200).json;
+    assert_eq!(listed["keys"], json!(["k"]));
+    platform
+        .post("shop.alice", "/get/default?k", b"")
+        .is(200)
+        .says("value new");
 }
 
 #[test]

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use distribution::Publication;
 use model::{
-    AppId, AppLimits, Catalog, CatalogHead, Entry, Host, Revision, Route, Signed, Version,
+    AppId, AppLimits, Catalog, CatalogHead, Entry, Host, Incarnations, Revision, Route, Signed,
+    Version,
 };
 use rusqlite::Transaction;
 
 use crate::keys::Keys;
-use crate::records::{Records, RecordsError, apps, generations, versions};
+use crate::records::{Records, RecordsError, apps, generations, incarnations, versions};
 use crate::routes::{self, RouteRefusal};
 
 /// Why the records do not make a catalog.
@@ -37,6 +38,7 @@ impl From<rusqlite::Error> for CatalogError {
 /// What nodes are told of an app. A limit above the operator's ceiling is lowered to it: the ceiling may have sunk.
 pub(crate) fn entry(
     id: AppId,
+    incarnations: Incarnations,
     revision: Revision,
     version: Version,
     mut routes: Vec<Route>,
@@ -47,6 +49,7 @@ pub(crate) fn entry(
     let asked = version.manifest.limits;
     Entry {
         id,
+        incarnations,
         version: version.number,
         revision,
         kind: version.kind,
@@ -75,11 +78,13 @@ pub(crate) async fn open(
             follow_domain(t, &domain)?;
             let mut routes = apps::routes(t, None)?;
             let served = versions::served(t)?;
+            let incarnations = incarnations::all(t)?;
             let entries: Vec<_> = served
                 .into_iter()
                 .map(|(id, revision, version)| {
                     let routes = routes.remove(&id).unwrap_or_default();
-                    Arc::new(entry(id, revision, version, routes, &ceiling))
+                    let which = incarnations.of(&id);
+                    Arc::new(entry(id, which, revision, version, routes, &ceiling))
                 })
                 .collect();
             number(t, entries)

@@ -23,6 +23,7 @@ use crate::pins::Pins;
 use crate::records::{Records, RecordsError, versions};
 use crate::secrets::Secrets;
 use crate::settings::{Clock, ControlSettings};
+use crate::stores::{self, StoresError};
 use crate::tokens;
 use crate::turns::Turns;
 
@@ -50,6 +51,8 @@ pub enum OpenError {
     Records(#[from] RecordsError),
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+    #[error("while looking whose stores there are: {0}")]
+    Stores(#[from] StoresError),
     #[error("while handing the catalog and what was restored to the nodes: {0}")]
     Distribution(#[from] DistributionError),
 }
@@ -69,8 +72,8 @@ pub(crate) struct Platform {
     pub certificates: Certificates,
     pub secrets: Secrets,
     pub pins: Pins,
-    /// Held while a new app comes to be.
-    pub creating: tokio::sync::Mutex<()>,
+    /// Bytes of values for stores that may come in at once.
+    pub values: tokio::sync::Semaphore,
     pub failures: Failures,
     pub pending: Pending,
     /// For files that are not yet what they are to become.
@@ -113,6 +116,7 @@ impl Control {
         let opened = tokio::task::spawn_blocking(move || Records::open(&path)).await;
         let records = opened.map_err(|_| RecordsError::Closed)??;
         adopt_restored(&settings.data, &*distribution).await?;
+        let of_nobody = stores::of_nobody(&records, &*settings.kv).await?;
         let catalog = catalog::open(&records, settings.domain.clone(), settings.ceiling).await?;
         distribution
             .publish(catalog::whole(&catalog, &keys))
@@ -151,7 +155,7 @@ impl Control {
             deployer,
             certificates: certificates.clone(),
             secrets,
-            creating: tokio::sync::Mutex::default(),
+            values: tokio::sync::Semaphore::new(limits::KV_RECEIVING.default.as_usize()),
             pins: Pins::default(),
             failures: Failures::default(),
             pending: Pending::default(),
@@ -170,6 +174,7 @@ impl Control {
         platform.spawn(mend::run(platform.clone(), mends));
         platform.spawn(tell_stopped(platform.clone()));
         platform.spawn(look_through(platform.clone()));
+        platform.spawn(stores::forget_all(platform.clone(), of_nobody));
         Ok(Self(platform))
     }
 

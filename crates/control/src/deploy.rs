@@ -9,7 +9,7 @@ use std::time::Duration;
 use distribution::{Distribution, Publication};
 use model::{
     AppId, AppLimits, Catalog, Change, Deployment, DeploymentCause, Generation, Host, Revision,
-    SecretsRevision, Signed, TenantName, VersionNumber, limits,
+    SecretsRevision, Signed, StoreOwner, TenantName, VersionNumber, limits,
 };
 use rusqlite::Transaction;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -18,7 +18,7 @@ use crate::catalog::{self, entry};
 use crate::certificates::Certificates;
 use crate::keys::Keys;
 use crate::records::{
-    Records, RecordsError, apps, deployments, generations, secrets, tenants, versions,
+    Records, RecordsError, apps, deployments, generations, incarnations, secrets, tenants, versions,
 };
 use crate::routes::{self, RouteRefusal};
 
@@ -86,15 +86,24 @@ pub(crate) enum AppsOfTenant {
 /// What went with a tenant.
 #[derive(Debug)]
 pub(crate) struct Left {
-    pub apps: Vec<AppId>,
+    /// Whose stores are nobody's now.
+    pub owners: Vec<StoreOwner>,
     pub generation: Generation,
     /// The change of secrets that this was.
     pub secrets: SecretsRevision,
 }
 
+/// What is left of an app.
+#[derive(Debug)]
+pub(crate) struct Deleted {
+    /// Whose stores are nobody's now.
+    pub owner: StoreOwner,
+    pub generation: Generation,
+}
+
 enum Order {
     Deploy(Move, oneshot::Sender<Result<Deployment, DeployError>>),
-    Delete(AppId, oneshot::Sender<Result<Generation, DeployError>>),
+    Delete(AppId, oneshot::Sender<Result<Deleted, DeployError>>),
     Leave(Leave, oneshot::Sender<Result<Left, DeployError>>),
 }
 
@@ -112,7 +121,7 @@ impl Deployer {
     }
 
     /// Deletes an app. Nodes know of it as above.
-    pub async fn delete(&self, id: AppId) -> Result<Generation, DeployError> {
+    pub async fn delete(&self, id: AppId) -> Result<Deleted, DeployError> {
         self.submit(|reply| Order::Delete(id, reply)).await
     }
 
@@ -289,7 +298,15 @@ impl Mover {
         apps::point(t, &id, deployment.revision, deployment.version)?;
         deployments::add(t, &id, &deployment)?;
         let routes = claims.into_iter().map(|(route, _)| route).collect();
-        let entry = entry(id, deployment.revision, version, routes, &self.ceiling);
+        let which = incarnations::of(t, &id)?;
+        let entry = entry(
+            id,
+            which,
+            deployment.revision,
+            version,
+            routes,
+            &self.ceiling,
+        );
         let publication = self.change(t, vec![Change::Put(Arc::new(entry))])?;
         Ok((deployment, publication))
     }
@@ -298,11 +315,13 @@ impl Mover {
         &self,
         t: &Transaction<'_>,
         id: AppId,
-    ) -> Result<(Generation, Publication), DeployError> {
+    ) -> Result<(Deleted, Publication), DeployError> {
         let app = apps::find(t, &id)?.ok_or_else(|| DeployError::NoApp(id.clone()))?;
-        apps::delete(t, &app.id)?;
+        let owner = incarnations::store_owner(t, app.id)?;
+        apps::delete(t, &id)?;
         let publication = self.change(t, vec![Change::Remove(id)])?;
-        Ok((publication.catalog.generation(), publication))
+        let generation = publication.catalog.generation();
+        Ok((Deleted { owner, generation }, publication))
     }
 
     fn leave(&self, t: &Transaction<'_>, leave: Leave) -> Result<(Left, Publication), DeployError> {
@@ -316,15 +335,17 @@ impl Mover {
             let apps = apps.len();
             return Err(DeployError::HasApps { tenant, apps });
         }
+        let mut owners = Vec::with_capacity(apps.len());
         for app in &apps {
+            owners.push(incarnations::store_owner(t, app.clone())?);
             apps::delete(t, app)?;
         }
         tenants::delete(t, &tenant, leave.at_ms)?;
-        let removed = apps.iter().cloned().map(Change::Remove);
+        let removed = apps.into_iter().map(Change::Remove);
         let publication = self.change(t, removed.collect())?;
         let generation = publication.catalog.generation();
         let left = Left {
-            apps,
+            owners,
             generation,
             secrets: secrets::next_revision(t)?,
         };

@@ -24,6 +24,7 @@ mod routes;
 mod seal;
 mod secrets;
 mod settings;
+mod stores;
 mod temporary;
 mod tenants;
 mod tokens;

@@ -10,7 +10,7 @@ use crate::deploy::{DeployError, Leave, Move};
 use crate::live::{self, Mark};
 use crate::natives::NativeError;
 use crate::records::{RecordsError, apps, deployments, versions};
-use crate::secrets;
+use crate::{secrets, stores};
 
 /// Why a deployment was not made.
 #[derive(Debug, thiserror::Error)]
@@ -76,9 +76,9 @@ pub(crate) async fn delete(
     id: AppId,
 ) -> Result<Live, RolloutError> {
     let started = Instant::now();
-    let generation = platform.deployer.delete(id.clone()).await?;
-    let live = served(platform, generation, started).await;
-    forget_stores(platform, &id).await;
+    let deleted = platform.deployer.delete(id.clone()).await?;
+    let live = served(platform, deleted.generation, started).await;
+    stores::forget(platform, &deleted.owner).await;
     Ok(seen_by(caller, &id, live))
 }
 
@@ -93,8 +93,8 @@ pub(crate) async fn leave(platform: &Platform, leave: Leave) -> Result<Live, Dep
         left
     };
     let live = served(platform, left.generation, started).await;
-    for id in &left.apps {
-        forget_stores(platform, id).await;
+    for owner in &left.owners {
+        stores::forget(platform, owner).await;
     }
     Ok(live)
 }
@@ -103,29 +103,6 @@ pub(crate) async fn leave(platform: &Platform, leave: Leave) -> Result<Live, Dep
 async fn served(platform: &Platform, generation: Generation, started: Instant) -> Live {
     let mark = Mark::Generation(generation);
     live::reached(platform, mark, started, limits::API_WAIT.default).await
-}
-
-/// Nobody serves a deleted app any longer, so what it kept is nobody's, unless one of its name was made meanwhile: that has
-/// seen to it. Where this fails, the next one will.
-async fn forget_stores(platform: &Platform, id: &AppId) {
-    let _nobody_makes_one = platform.creating.lock().await;
-    let asked = id.clone();
-    let found = platform.records.read(move |c| apps::find(c, &asked)).await;
-    let forgotten = match found {
-        Ok(Some(_)) => return,
-        Ok(None) => platform
-            .settings
-            .kv
-            .forget(id)
-            .await
-            .map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
-    if let Err(error) = forgotten {
-        platform.notice(format!(
-            "the stores of `{id}`, which was deleted, are still there: {error}"
-        ));
-    }
 }
 
 /// What an app serves now, and how far it has come.

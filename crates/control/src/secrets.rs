@@ -20,7 +20,7 @@ use crate::control::Platform;
 use crate::keys::Keys;
 use crate::live::{self, Mark};
 use crate::records::secrets::{self as records, Kept, Listed};
-use crate::records::{Records, RecordsError, tenants};
+use crate::records::{Records, RecordsError, incarnations, tenants};
 use crate::settings::Notice;
 
 /// What a secret counts for besides its value.
@@ -60,8 +60,11 @@ impl Secrets {
         serving: watch::Sender<Arc<model::Secrets>>,
         notice: &Notice,
     ) -> Result<Self, RecordsError> {
-        let (revision, all) = records
-            .read(|c| Ok::<_, RecordsError>((records::revision(c)?, records::all(c)?)))
+        let (revision, all, incarnations) = records
+            .read(|c| {
+                let (revision, all) = (records::revision(c)?, records::all(c)?);
+                Ok::<_, RecordsError>((revision, all, incarnations::all(c)?))
+            })
             .await?;
         let mut opened = BTreeMap::new();
         for kept in all {
@@ -70,6 +73,7 @@ impl Secrets {
                     let (id, revision) = (kept.id, kept.revision);
                     let secret = Secret {
                         id: id.clone(),
+                        incarnation: incarnations.of_tenant(&id.tenant),
                         revision,
                         text,
                     };
@@ -150,7 +154,7 @@ pub(crate) async fn set(
     );
     let (kept_id, set_ms) = (id.clone(), platform.now());
     let changing = platform.secrets.changing().await;
-    let (revision, is_new) = platform
+    let (revision, incarnation, is_new) = platform
         .records
         .write(move |t| {
             let id = kept_id;
@@ -168,12 +172,14 @@ pub(crate) async fn set(
             };
             records::put(t, &kept, &by)?;
             check_room(t, &kept.id.tenant)?;
-            Ok((revision, is_new))
+            let incarnation = incarnations::of_tenant(t, &kept.id.tenant)?;
+            Ok((revision, incarnation, is_new))
         })
         .await?;
     changing.tell(revision, |all| {
         let secret = Secret {
             id: id.clone(),
+            incarnation,
             revision,
             text,
         };

@@ -3,9 +3,8 @@
 use capabilities::interfaces;
 use model::api::NewVersion;
 use model::{
-    AppId, AppName, Digest, GuestKind, Import, KvError, ManifestError, TenantName, Version, limits,
+    AppId, AppName, Digest, GuestKind, Import, ManifestError, TenantName, Version, limits,
 };
-use tokio::sync::MutexGuard;
 
 use crate::control::Platform;
 use crate::natives::NativeError;
@@ -38,8 +37,6 @@ pub(crate) enum VersionError {
         list(.0)
     )]
     NotGranted(Vec<String>),
-    #[error("what an older app of this name left in its stores cannot be removed: {0}")]
-    Stores(#[from] KvError),
     #[error(transparent)]
     Native(#[from] NativeError),
     #[error(transparent)]
@@ -86,7 +83,6 @@ pub(crate) async fn create(
         return Err(VersionError::NotGranted(denied));
     }
 
-    let _creating = begin_anew(platform, &id).await?;
     let (created_ms, created_by) = (platform.now(), by.to_owned());
     let kept = platform.settings.versions_kept;
     platform
@@ -116,28 +112,6 @@ pub(crate) async fn create(
             Ok(version)
         })
         .await
-}
-
-/// A new app begins with empty stores, whatever an older one of its name left. Whoever makes another of the same name
-/// meanwhile waits until the guard is dropped.
-async fn begin_anew<'a>(
-    platform: &'a Platform,
-    id: &AppId,
-) -> Result<Option<MutexGuard<'a, ()>>, VersionError> {
-    let is_new = async || {
-        let id = id.clone();
-        let found = platform.records.read(move |c| apps::find(c, &id)).await;
-        found.map(|found| found.is_none())
-    };
-    if !is_new().await? {
-        return Ok(None);
-    }
-    let guard = platform.creating.lock().await;
-    let kv = &platform.settings.kv;
-    if is_new().await? && !kv.stores_of(id).await?.is_empty() {
-        kv.forget(id).await?;
-    }
-    Ok(Some(guard))
 }
 
 /// Whether the tenant may make a version of this upload; its size. Its grace begins anew, so that it stays.

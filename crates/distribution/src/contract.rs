@@ -37,6 +37,7 @@ fn key() -> SecretKey {
 fn entry(app: &str, revision: Revision) -> Change {
     Change::Put(Arc::new(Entry {
         id: format!("alice/{app}").parse().unwrap(),
+        incarnations: Default::default(),
         version: VersionNumber::new(1).unwrap(),
         revision,
         kind: GuestKind::HttpComponent,

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::signature::Purpose;
 use crate::{
-    AppId, AppLimits, Digest, Granted, GuestKind, Hasher, Replies, Reuse, Revision, Route,
-    VersionNumber,
+    AppId, AppLimits, Digest, Granted, GuestKind, Hasher, Incarnation, Replies, Reuse, Revision,
+    Route, StoreOwner, VersionNumber,
 };
 
 /// The catalog's number; grows with each change and never shrinks. 0 is the empty catalog.
@@ -20,6 +20,9 @@ pub type Generation = u64;
 #[serde(deny_unknown_fields)]
 pub struct Entry {
     pub id: AppId,
+    /// Which of its name. Left out for the first ones, so that such an entry reads and hashes as it did before there was this.
+    #[serde(default, skip_serializing_if = "Incarnations::are_first")]
+    pub incarnations: Incarnations,
     pub version: VersionNumber,
     pub revision: Revision,
     pub kind: GuestKind,
@@ -36,6 +39,30 @@ pub struct Entry {
     /// process holds every entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reuse: Option<Box<Reuse>>,
+}
+
+impl Entry {
+    /// Whose stores the app's are.
+    pub fn store_owner(&self) -> StoreOwner {
+        StoreOwner {
+            app: self.id.clone(),
+            incarnation: self.incarnations.app,
+        }
+    }
+}
+
+/// Which tenant and which app of their names is meant.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Incarnations {
+    pub tenant: Incarnation,
+    pub app: Incarnation,
+}
+
+impl Incarnations {
+    fn are_first(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// One step between two generations.
@@ -326,10 +353,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_of_before_there_was_compression_reads_as_one_without_and_hashes_as_ever() {
+    fn an_entry_of_an_older_release_reads_as_one_without_what_is_new_and_hashes_as_ever() {
         let entry = entry("shop", 1);
         let json = serde_json::to_string(&entry).unwrap();
-        assert!(!json.contains("reply"), "{json}");
+        assert!(
+            !json.contains("reply") && !json.contains("incarnation"),
+            "{json}"
+        );
         assert_eq!(serde_json::from_str::<Entry>(&json).unwrap(), *entry);
         let compressed = Entry {
             reply: Replies {
@@ -340,11 +370,19 @@ mod tests {
         assert_ne!(entry_hash(&entry), entry_hash(&compressed));
         let json = serde_json::to_string(&compressed).unwrap();
         assert_eq!(serde_json::from_str::<Entry>(&json).unwrap(), compressed);
+        let second = Entry {
+            incarnations: Incarnations { tenant: 0, app: 1 },
+            ..(*entry).clone()
+        };
+        assert_ne!(entry_hash(&entry), entry_hash(&second));
+        let json = serde_json::to_string(&second).unwrap();
+        assert_eq!(serde_json::from_str::<Entry>(&json).unwrap(), second);
     }
 
     fn entry(app: &str, version: u32) -> Arc<Entry> {
         Arc::new(Entry {
             id: format!("alice/{app}").parse().unwrap(),
+            incarnations: Incarnations::default(),
             version: VersionNumber::new(version).unwrap(),
             revision: 1,
             kind: GuestKind::HttpComponent,

@@ -117,6 +117,10 @@ impl TenantName {
     }
 }
 
+/// How many tenants, or apps, of a name were deleted before this one. What one keeps is not the next one's, though they
+/// are called the same.
+pub type Incarnation = u32;
+
 /// One app of one tenant; written `tenant/app`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
-use crate::{SecretName, Size, TenantName, limits};
+use crate::{Incarnation, SecretName, Size, TenantName, limits};
 
 /// Counts the changes of secrets, whosever they are; grows with each and never shrinks.
 pub type SecretsRevision = u64;
@@ -83,6 +83,8 @@ pub struct SecretId {
 #[serde(deny_unknown_fields)]
 pub struct Secret {
     pub id: SecretId,
+    /// Which tenant of its name has it.
+    pub incarnation: Incarnation,
     /// The change that set it.
     pub revision: SecretsRevision,
     pub text: SecretText,
@@ -131,6 +133,7 @@ mod tests {
                 tenant: "alice".parse().unwrap(),
                 name: "key".parse().unwrap(),
             },
+            incarnation: 0,
             revision: 7,
             text: text("hunter2").unwrap(),
         };

@@ -66,7 +66,10 @@ mod tests {
         let ask = StoreAsk {
             id: 7,
             store: model::StoreId {
-                app: "a/b".parse().unwrap(),
+                owner: model::StoreOwner {
+                    app: "a/b".parse().unwrap(),
+                    incarnation: 3,
+                },
                 store: "c".parse().unwrap(),
             },
             changes: vec![KvChange::Set {

@@ -213,8 +213,7 @@ impl HttpData for Context {
             context: &mut self.http,
             table: &mut self.table,
             sender: Sender {
-                app: &self.entry.id,
-                granted: &self.entry.grant,
+                app: &self.entry,
                 client: &self.engine.backends().http,
                 calls: self.vitals.calls(),
                 lines: &self.sink,
@@ -226,9 +225,7 @@ impl HttpData for Context {
 impl ConfigData for Context {
     fn config(&mut self) -> ConfigView<'_> {
         ConfigView {
-            values: &self.entry.grant.config,
-            tenant: &self.entry.id.tenant,
-            granted: &self.entry.grant.secrets,
+            app: &self.entry,
             secrets: &self.engine.backends().secrets,
             calls: self.vitals.calls().map(|calls| &**calls),
         }
@@ -246,8 +243,7 @@ impl KvData for Context {
         KvView {
             context,
             table: &mut self.table,
-            app: &self.entry.id,
-            granted: &self.entry.grant.kv,
+            app: &self.entry,
             calls: self.vitals.calls().map(|calls| &**calls),
         }
     }

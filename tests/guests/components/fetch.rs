@@ -2,7 +2,8 @@
 //! `x-waits: CONNECT,HEAD,BODY` in nanoseconds. Says what became of them.
 //!
 //! `/fetch` sends one, `/many/N` sends N at once, `/turns/N` one after the other, `/quiet/N` so too without a look at the replies, `/hold/N` reads none of the replies,
-//! `/leave` wants none, `/proxy` hands both bodies on, and `/chain/A/B` asks the app A for `/chain/B`.
+//! `/leave` wants none, `/proxy` hands both bodies on, and `/chain/A/B` asks the app A for `/chain/B`; `/late/A` does so once
+//! its own body has ended.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -68,7 +69,11 @@ fn handle(request: IncomingRequest, out: ResponseOutparam) {
             answer(out, 200, "left");
         }
         "proxy" => proxy(&request, out),
-        "chain" => {
+        "chain" | "late" => {
+            if segments[0] == "late" {
+                let mut body = Body::of(&request);
+                while body.next(&mut [0; 64]).is_some() {}
+            }
             let rest = segments[2..].join("/");
             let text = match segments[1].as_str() {
                 "" | "end" => "the end".to_owned(),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use model::{Secret, SecretId, SecretName, TenantName};
+use model::{Incarnation, Secret, SecretId, SecretName, TenantName};
 
 /// Every secret that is set. Clones share them; each read meets what was put last.
 #[derive(Clone, Default)]
@@ -12,9 +12,17 @@ pub struct Secrets(Arc<RwLock<HashMap<TenantName, OfTenant>>>);
 type OfTenant = BTreeMap<SecretName, Arc<Secret>>;
 
 impl Secrets {
-    /// What the tenant's secret of this name is, if it is set. Whether somebody may know is for the caller to say.
-    pub fn get(&self, tenant: &TenantName, name: &SecretName) -> Option<Arc<Secret>> {
-        self.all().get(tenant)?.get(name).cloned()
+    /// What the secret of this name is, if that tenant has set it, and not another of its name. Whether somebody may know is
+    /// for the caller to say.
+    pub fn get(
+        &self,
+        tenant: &TenantName,
+        incarnation: Incarnation,
+        name: &SecretName,
+    ) -> Option<Arc<Secret>> {
+        let all = self.all();
+        let secret = all.get(tenant)?.get(name)?;
+        (secret.incarnation == incarnation).then(|| secret.clone())
     }
 
     /// Takes a secret, in the place of what there was of its name.
@@ -51,11 +59,19 @@ mod tests {
             name: name.parse().unwrap(),
         };
         let put = |id: SecretId, revision: u64, text: &str| {
-            let text = text_of(text);
-            secrets.put(Arc::new(Secret { id, revision, text }));
+            let (incarnation, text) = (2, text_of(text));
+            secrets.put(Arc::new(Secret {
+                id,
+                incarnation,
+                revision,
+                text,
+            }));
         };
         let check = |id: &SecretId, expected: Option<&str>| {
-            let found = secrets.get(&id.tenant, &id.name);
+            for other in [1, 3] {
+                assert_eq!(secrets.get(&id.tenant, other, &id.name), None);
+            }
+            let found = secrets.get(&id.tenant, 2, &id.name);
             let found = found.as_ref().map(|secret| secret.text.expose());
             assert_eq!(found, expected, "{id:?}");
         };

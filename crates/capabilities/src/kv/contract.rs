@@ -1,13 +1,23 @@
 //! What every backend keeps: run over each of them.
 
 use bytes::Bytes;
-use model::{Expect, KvChange, KvDone, KvError, Size, StoreId, StoreUsage, limits};
+use model::{
+    Expect, Incarnation, KvChange, KvDone, KvError, Size, StoreId, StoreOwner, StoreUsage, limits,
+};
 
 use super::{Keeper, KeyValue};
 
 pub fn store(app: &str, store: &str) -> StoreId {
+    store_of(app, 0, store)
+}
+
+/// A store of the app that comes after so many of its name.
+pub fn store_of(app: &str, incarnation: Incarnation, store: &str) -> StoreId {
     StoreId {
-        app: app.parse().unwrap(),
+        owner: StoreOwner {
+            app: app.parse().unwrap(),
+            incarnation,
+        },
         store: store.parse().unwrap(),
     }
 }
@@ -98,14 +108,18 @@ async fn walls(kv: &dyn Keeper) {
 pub async fn breaches(kv: &dyn KeyValue) -> Vec<String> {
     let names = [
         "a/b c", "a/bc d", "ab/c d", "a/b cd", "a/b cde", "abc/d e", "b/a c", "a/c b", "z/b c",
-        "a/z c",
+        "a/z c", "a/b/1 c", "a/b/12 c", "a/bc/1 d", "a/b/2 c",
     ];
     let keys = [
         "k", "c/k", "ck", "dk", "cdk", "\0k", "../k", "K", "k\u{301}", "%6b", "k\0", "\u{1}bk",
     ];
+    // `TENANT/APP STORE`, or `TENANT/APP/INCARNATION STORE`.
     let ids = names.map(|name| {
         let (app, name) = name.split_once(' ').unwrap();
-        store(app, name)
+        match app.match_indices('/').nth(1) {
+            Some((end, _)) => store_of(&app[..end], app[end + 1..].parse().unwrap(), name),
+            None => store(app, name),
+        }
     });
     for (i, id) in ids.iter().enumerate() {
         let changes = keys.iter().map(|key| set(key, &format!("{i} {key}")));
@@ -334,6 +348,7 @@ async fn time(kv: &dyn Keeper, pass: &dyn Fn(u64) -> u64) {
 
 async fn forgetting(kv: &dyn Keeper) {
     let (gone, stays) = (store("a/gone", "x"), store("a/gone-not", "x"));
+    let next = store_of("a/gone", 1, "x");
     for i in 0..3 {
         let changes = (0..1_000).map(|k| set(&format!("{i} {k}"), "v"));
         kv.change(&gone, changes.collect()).await.unwrap();
@@ -341,17 +356,29 @@ async fn forgetting(kv: &dyn Keeper) {
     let other = store("a/gone", "y");
     kv.change(&other, vec![set("k", "v")]).await.unwrap();
     kv.change(&stays, vec![set("k", "v")]).await.unwrap();
-    let of_gone = kv.stores_of(&gone.app).await.unwrap();
+    assert_eq!(kv.usage(&next).await.unwrap(), StoreUsage::default());
+    kv.change(&next, vec![set("k", "next")]).await.unwrap();
+    let of_gone = kv.stores_of(&gone.owner).await.unwrap();
     let names: Vec<_> = of_gone.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!((names, of_gone[0].1.keys), (vec!["x", "y"], 3_000));
-    kv.forget(&gone.app).await.unwrap();
+    kv.forget(&gone.owner).await.unwrap();
     for id in [&gone, &other] {
         assert_eq!(kv.usage(id).await.unwrap(), StoreUsage::default());
         assert!(kv.list(id, "", None, 10).await.unwrap().keys.is_empty());
     }
     assert_eq!(text(kv, &stays, "k").await.unwrap(), "v");
     // A name that holds nothing is forgotten as well.
-    kv.forget(&gone.app).await.unwrap();
+    kv.forget(&gone.owner).await.unwrap();
     kv.change(&gone, vec![set("k", "new")]).await.unwrap();
     assert_eq!(text(kv, &gone, "k").await.unwrap(), "new");
+    // The next app of the name has its own all along.
+    assert_eq!(text(kv, &next, "k").await.unwrap(), "next");
+    let owners = kv.owners().await.unwrap();
+    for id in [&gone, &next, &stays] {
+        let found = owners.iter().filter(|owner| **owner == id.owner);
+        assert_eq!(found.count(), 1, "{id:?}");
+    }
+    kv.forget(&gone.owner).await.unwrap();
+    assert!(!kv.owners().await.unwrap().contains(&gone.owner));
+    assert_eq!(text(kv, &next, "k").await.unwrap(), "next");
 }

@@ -12,7 +12,8 @@ use std::fs::File;
 
 use async_trait::async_trait;
 use model::{
-    AppId, Item, KeyPage, KvChange, KvDone, KvError, Size, StoreId, StoreName, StoreUsage, limits,
+    Item, KeyPage, KvChange, KvDone, KvError, Size, StoreId, StoreName, StoreOwner, StoreUsage,
+    limits,
 };
 
 /// A node's key-value stores. Each exists as soon as it is named; whether an app may name it is its grants' matter.
@@ -42,14 +43,17 @@ pub trait KeyValue: Send + Sync + 'static {
 /// What only who keeps the stores may do.
 #[async_trait]
 pub trait Keeper: KeyValue {
-    /// The stores of an app that hold anything.
-    async fn stores_of(&self, app: &AppId) -> Result<Vec<(StoreName, StoreUsage)>, KvError>;
+    /// The stores of an owner that hold anything.
+    async fn stores_of(&self, owner: &StoreOwner) -> Result<Vec<(StoreName, StoreUsage)>, KvError>;
+
+    /// Whose stores hold anything, each named once.
+    async fn owners(&self) -> Result<Vec<StoreOwner>, KvError>;
 
     /// Writes all that the stores hold now to `file`, as a file of its own that can be opened in their place. Blocks.
     fn copy_to(&self, file: &mut File) -> Result<(), KvError>;
 
-    /// Removes every store of an app. Once it returns, an app of the same name finds none of them.
-    async fn forget(&self, app: &AppId) -> Result<(), KvError>;
+    /// Removes every store of an owner. What it writes later is there again.
+    async fn forget(&self, owner: &StoreOwner) -> Result<(), KvError>;
 }
 
 /// Whether `key` may be one.

@@ -8,14 +8,17 @@ use axum::response::Response;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode, Uri};
 use model::api::{KvItem, KvStoreSummary, Verb};
-use model::{AppId, Expect, KeyPage, KvChange, KvDone, KvError, Millis, StoreId, limits};
+use model::{
+    AppId, Expect, KeyPage, KvChange, KvDone, KvError, Millis, StoreId, StoreOwner, limits,
+};
 use serde::Deserialize;
 
-use super::apps;
 use super::problem::Refused;
 use super::request::{self, Place, query};
 use crate::auth::{Caller, Reach};
 use crate::control::Platform;
+use crate::deploy::DeployError;
+use crate::records::{apps, incarnations};
 use crate::tokens;
 
 type Control = State<Arc<Platform>>;
@@ -31,8 +34,8 @@ pub(super) async fn stores(
     caller: Caller,
     place: Place,
 ) -> Result<axum::Json<Vec<KvStoreSummary>>, Refused> {
-    let app = app(&platform, &caller, &place, Verb::Read).await?;
-    let found = platform.settings.kv.stores_of(&app).await?;
+    let owner = owner(&platform, &caller, &place, Verb::Read).await?;
+    let found = platform.settings.kv.stores_of(&owner).await?;
     let summary = |(store, usage): (_, model::StoreUsage)| KvStoreSummary {
         store,
         keys: usage.keys,
@@ -113,10 +116,18 @@ pub(super) async fn set(
     request::check_media(request.headers(), &["application/octet-stream"])?;
     let limit = limits::KV_VALUE.default;
     request::check_length(request.headers(), limit)?;
+    let room = request::announced(request.headers()).unwrap_or(limit);
+    let room = u32::try_from(room.bytes()).unwrap_or(u32::MAX);
+    let room = platform.values.try_acquire_many(room);
+    // Held until it is written.
+    let _room = room.map_err(|_| KvError::Busy)?;
     let value = request::read_within(request.into_body(), limit).await?;
     // Token and app may have ended while the body came.
     tokens::still_holds(&platform, &caller).await?;
-    apps::check(&platform, &store.app).await?;
+    let app = store.owner.app.clone();
+    if present(&platform, app.clone()).await? != store.owner {
+        return Err(DeployError::NoApp(app).into());
+    }
     let bytes = value.len() as u64;
     let expires_ms = ttl.map(|ttl| platform.now().saturating_add(ttl.0));
     let expect = match revision {
@@ -160,16 +171,24 @@ pub(super) async fn delete(
 }
 
 /// The app that the path names, if the caller may do this to it and there is one.
-async fn app(
+async fn owner(
     platform: &Platform,
     caller: &Caller,
     place: &Place,
     verb: Verb,
-) -> Result<AppId, Refused> {
-    let id = place.app()?;
-    caller.check(verb, Reach::App(&id))?;
-    apps::check(platform, &id).await?;
-    Ok(id)
+) -> Result<StoreOwner, Refused> {
+    let app = place.app()?;
+    caller.check(verb, Reach::App(&app))?;
+    present(platform, app).await
+}
+
+/// The one that has this name now.
+async fn present(platform: &Platform, app: AppId) -> Result<StoreOwner, Refused> {
+    let found = platform.records.read(move |c| match apps::find(c, &app)? {
+        Some(_) => Ok(incarnations::store_owner(c, app)?),
+        None => Err(DeployError::NoApp(app)),
+    });
+    Ok(found.await?)
 }
 
 async fn store(
@@ -178,9 +197,9 @@ async fn store(
     place: &Place,
     verb: Verb,
 ) -> Result<StoreId, Refused> {
-    let app = app(platform, caller, place, verb).await?;
+    let owner = owner(platform, caller, place, verb).await?;
     let store = place.part("store")?;
-    Ok(StoreId { app, store })
+    Ok(StoreId { owner, store })
 }
 
 fn nothing(key: &str) -> Refused {

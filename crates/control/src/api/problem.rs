@@ -371,7 +371,6 @@ impl From<VersionError> for Refused {
             VersionError::Route(error) => return error.into(),
             VersionError::Native(error) => return error.into(),
             VersionError::Records(error) => return error.into(),
-            VersionError::Stores(error) => return error.into(),
             VersionError::NoTenant(_) => (404, "tenant-not-found"),
             VersionError::OtherName { .. } => (422, "name-mismatch"),
             VersionError::Manifest(_) => (422, "manifest-refused"),

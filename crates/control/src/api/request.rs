@@ -126,11 +126,16 @@ pub(crate) fn check_media(headers: &HeaderMap, kinds: &[&str]) -> Result<(), Ref
 
 /// Whether the length that the request announces is within `limit`.
 pub(crate) fn check_length(headers: &HeaderMap, limit: Size) -> Result<(), Refused> {
-    let announced = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok());
-    match announced.and_then(|text| text.parse::<u64>().ok()) {
-        Some(bytes) if bytes > limit.bytes() => Err(too_large(Size(bytes), limit)),
+    match announced(headers) {
+        Some(size) if size > limit => Err(too_large(size, limit)),
         _ => Ok(()),
     }
+}
+
+/// How long the body is, if the head says so.
+pub(crate) fn announced(headers: &HeaderMap) -> Option<Size> {
+    let text = headers.get(CONTENT_LENGTH)?.to_str().ok()?;
+    text.parse().ok().map(Size)
 }
 
 pub(crate) fn too_large(found: Size, limit: Size) -> Refused {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use model::{AppId, AppName, Host, PathPrefix, Revision, Route, TenantName, VersionNumber};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
-use super::{RecordsError, integer, number, parsed, row};
+use super::{RecordsError, incarnations, integer, number, parsed, row};
 
 /// An app: its counters and its pointer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,7 +88,7 @@ pub(crate) fn point(
     Ok(())
 }
 
-/// Deletes the app with its routes, versions and history. Its numbers stay used.
+/// Deletes the app with its routes, versions and history. Its numbers stay used, and the next one of its name is another.
 pub(crate) fn delete(t: &Transaction<'_>, id: &AppId) -> Result<(), RecordsError> {
     for sql in [
         "DELETE FROM routes WHERE tenant = ?1 AND app = ?2",
@@ -99,7 +99,7 @@ pub(crate) fn delete(t: &Transaction<'_>, id: &AppId) -> Result<(), RecordsError
         t.prepare_cached(sql)?
             .execute(params![id.tenant.as_str(), id.app.as_str()])?;
     }
-    Ok(())
+    incarnations::end(t, &id.tenant, Some(&id.app))
 }
 
 /// Every route of the platform, by app, in the order of host and path.

@@ -8,6 +8,7 @@ pub(crate) mod certificates;
 pub(crate) mod deployments;
 mod embedded;
 pub(crate) mod generations;
+pub(crate) mod incarnations;
 pub(crate) mod replies;
 mod row;
 mod schema;

@@ -172,4 +172,17 @@ CREATE TABLE deleted_tenants (
     sum INTEGER NOT NULL AS (row_sum(name)) STORED
 ) STRICT, WITHOUT ROWID;
 ",
+    "
+-- How many of a name were deleted: tenants where `app` is empty, else apps. A name may be one that these records never
+-- knew, of a store that was found.
+CREATE TABLE incarnations (
+    tenant TEXT NOT NULL,
+    app TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    sum INTEGER NOT NULL AS (row_sum(tenant, app, number)) STORED,
+    PRIMARY KEY (tenant, app)
+) STRICT, WITHOUT ROWID;
+INSERT INTO incarnations (tenant, app, number) SELECT name, '', 1 FROM deleted_tenants;
+INSERT INTO incarnations (tenant, app, number) SELECT tenant, name, 1 FROM apps WHERE deleted = 1;
+",
 ];

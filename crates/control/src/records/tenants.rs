@@ -53,5 +53,5 @@ pub(crate) fn delete(
     ] {
         t.prepare_cached(sql)?.execute([tenant.as_str()])?;
     }
-    Ok(())
+    super::incarnations::end(t, tenant, None)
 }

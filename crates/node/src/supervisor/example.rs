@@ -15,6 +15,7 @@ pub fn key(seed: u8) -> SecretKey {
 pub fn entry(app: u64, version: u32) -> Arc<Entry> {
     Arc::new(Entry {
         id: format!("alice/app-{app}").parse().unwrap(),
+        incarnations: Default::default(),
         version: VersionNumber::new(version).unwrap(),
         revision: 1,
         kind: GuestKind::HttpComponent,

@@ -333,6 +333,7 @@ mod tests {
         let report = Arc::new(Report::default());
         let entry = Entry {
             id: "alice/shop".parse().unwrap(),
+            incarnations: Default::default(),
             version: VersionNumber::new(1).unwrap(),
             revision: 1,
             kind: GuestKind::HttpComponent,

@@ -106,9 +106,12 @@ async fn one(worker: Rc<Worker>, inside: Inside) {
         app,
         mut answer,
     } = inside;
-    let id = AppId::new(call.caller.tenant.clone(), app);
+    let caller = &call.caller;
+    let id = AppId::new(caller.id.tenant.clone(), app);
     let found = worker.table.borrow().app(&id).cloned();
-    let Some(app) = found else {
+    // The caller's tenant may be gone, and another have its name.
+    let is_its = |app: &Arc<App>| app.entry.incarnations.tenant == caller.incarnations.tenant;
+    let Some(app) = found.filter(is_its) else {
         let _ = answer.send(Err(SendError::NoApp));
         return;
     };
@@ -158,7 +161,7 @@ async fn respond(
     let authority = HeaderValue::try_from(call.to.authority()).expect("it was parsed from ASCII");
     let uri = Uri::from(call.target);
     let mut headers = call.headers;
-    let caller: Arc<str> = format!("{}.app.internal", call.caller.app).into();
+    let caller: Arc<str> = format!("{}.app.internal", call.caller.id.app).into();
     let exchange = Arc::new(Exchange::begin(
         &worker.report,
         Beginning {

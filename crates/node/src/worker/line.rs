@@ -170,6 +170,7 @@ mod tests {
     fn served() -> Served {
         let entry = Entry {
             id: "alice/shop".parse().unwrap(),
+            incarnations: Default::default(),
             version: VersionNumber::new(7).unwrap(),
             revision: 9,
             kind: GuestKind::HttpComponent,

@@ -320,6 +320,7 @@ mod tests {
     fn app(id: &str) -> App {
         let entry = Arc::new(Entry {
             id: id.parse().unwrap(),
+            incarnations: Default::default(),
             version: VersionNumber::new(1).unwrap(),
             revision: 1,
             kind: GuestKind::HttpComponent,

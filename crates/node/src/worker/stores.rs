@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use capabilities::kv::embedded::{Changes, Lent, Reader, StoresError};
 use model::pipe::{StoreAnswer, StoreAsk};
-use model::{AppId, KvChange, KvDone, KvError, StoreId, limits};
+use model::{KvChange, KvDone, KvError, StoreId, StoreOwner, limits};
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -32,8 +32,8 @@ pub struct Way {
 struct Asked {
     last: u64,
     waiting: HashMap<u64, oneshot::Sender<Result<Vec<KvDone>, KvError>>>,
-    /// How many of each app's are under way.
-    of_app: HashMap<AppId, u64>,
+    /// How many of each owner's are under way.
+    of_owner: HashMap<StoreOwner, u64>,
 }
 
 /// Opens the stores in `folder` for reading, and speaks to their keeper over `socket`. Must be called within a
@@ -80,22 +80,26 @@ fn lock(asked: &Mutex<Asked>) -> MutexGuard<'_, Asked> {
     asked.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One change under way of an app's; counted for as long as it lives.
+/// One change under way of an owner's; counted for as long as it lives.
 struct Pending<'a> {
     way: &'a Way,
-    app: &'a AppId,
+    owner: &'a StoreOwner,
     id: Option<u64>,
 }
 
 impl<'a> Pending<'a> {
-    fn begin(way: &'a Way, app: &'a AppId) -> Result<Self, KvError> {
+    fn begin(way: &'a Way, owner: &'a StoreOwner) -> Result<Self, KvError> {
         let mut asked = way.asked();
-        let count = asked.of_app.entry(app.clone()).or_default();
+        let count = asked.of_owner.entry(owner.clone()).or_default();
         if *count >= limits::KV_PENDING.default {
             return Err(KvError::Busy);
         }
         *count += 1;
-        Ok(Self { way, app, id: None })
+        Ok(Self {
+            way,
+            owner,
+            id: None,
+        })
     }
 
     fn wait(&mut self) -> (u64, oneshot::Receiver<Result<Vec<KvDone>, KvError>>) {
@@ -115,10 +119,10 @@ impl Drop for Pending<'_> {
         if let Some(id) = self.id {
             asked.waiting.remove(&id);
         }
-        if let Some(count) = asked.of_app.get_mut(self.app) {
+        if let Some(count) = asked.of_owner.get_mut(self.owner) {
             *count -= 1;
             if *count == 0 {
-                asked.of_app.remove(self.app);
+                asked.of_owner.remove(self.owner);
             }
         }
     }
@@ -127,7 +131,7 @@ impl Drop for Pending<'_> {
 #[async_trait]
 impl Changes for Way {
     async fn make(&self, store: &StoreId, changes: Vec<KvChange>) -> Result<Vec<KvDone>, KvError> {
-        let mut pending = Pending::begin(self, &store.app)?;
+        let mut pending = Pending::begin(self, &store.owner)?;
         let bytes: usize = changes.iter().map(KvChange::bytes).sum();
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         // Held until it is answered: so much of it may lie in the supervisor, too.

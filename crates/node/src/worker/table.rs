@@ -281,6 +281,7 @@ mod tests {
         };
         Arc::new(Entry {
             id: format!("alice/{app}").parse().unwrap(),
+            incarnations: Default::default(),
             version: VersionNumber::new(version).unwrap(),
             revision: u64::from(version),
             kind: GuestKind::HttpComponent,

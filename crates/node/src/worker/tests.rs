@@ -195,6 +195,7 @@ fn get(host: &str, path: &str) -> String {
 fn put(app: &str, version: u32, wasm: &str) -> Change {
     Change::Put(Arc::new(Entry {
         id: format!("alice/{app}").parse().unwrap(),
+        incarnations: Default::default(),
         version: VersionNumber::new(version).unwrap(),
         revision: version.into(),
         kind: GuestKind::CommandModule,

@@ -83,6 +83,7 @@ async fn trial(wat: &str, limits: AppLimits) -> (Result<String, Outcome>, Ended,
     let notes = Arc::new(Notes::default());
     let entry = Entry {
         id: "alice/shop".parse().unwrap(),
+        incarnations: Default::default(),
         version: VersionNumber::new(1).unwrap(),
         revision: 1,
         kind: GuestKind::CommandModule,

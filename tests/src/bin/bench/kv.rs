@@ -10,7 +10,7 @@ use capabilities::kv::KeyValue;
 use capabilities::kv::embedded::Stores;
 use heed::types::Bytes;
 use heed::{CommitOrAbort, Database, Env, EnvOpenOptions};
-use model::{Expect, KvChange, StoreId, limits};
+use model::{Expect, KvChange, StoreId, StoreOwner, limits};
 use tests::{Platform, cpu_seconds, guest};
 use tokio::task::JoinSet;
 
@@ -124,7 +124,10 @@ impl Straight {
         Self {
             stores: stores.expect("stores of this program's own"),
             store: StoreId {
-                app: "default/shop".parse().expect("a name"),
+                owner: StoreOwner {
+                    app: "default/shop".parse().expect("a name"),
+                    incarnation: 0,
+                },
                 store: "default".parse().expect("a name"),
             },
         }

@@ -5,20 +5,16 @@ mod spin2;
 mod spin3;
 mod wasi;
 
-use std::collections::BTreeSet;
-
-use model::{SecretName, TenantName};
+use model::Entry;
 use wasmtime::component::{HasData, Linker};
 
-use super::{Secrets, Values};
+use super::Secrets;
 use crate::calls::{CallSink, told};
 
 /// Access to what a store's app may read.
 pub struct ConfigView<'a> {
-    pub values: &'a Values,
-    pub tenant: &'a TenantName,
-    /// Of the tenant's secrets, those that the app was granted.
-    pub granted: &'a BTreeSet<SecretName>,
+    /// Whose values it may read, and those of its tenant's secrets that it was granted.
+    pub app: &'a Entry,
     pub secrets: &'a Secrets,
     /// Who hears of calls, if anyone.
     pub calls: Option<&'a dyn CallSink>,
@@ -59,18 +55,23 @@ impl ConfigView<'_> {
     /// The value, or the secret, of this name. Only what this app was granted is looked through: a name of anybody else's
     /// is like one that nobody has.
     fn get(&self, name: &str) -> Option<String> {
-        match self.granted.iter().find(|secret| secret.is_written(name)) {
+        let granted = &self.app.grant;
+        let mut secrets = granted.secrets.iter();
+        match secrets.find(|secret| secret.is_written(name)) {
             Some(secret) => told(self.calls, "secrets.get", || {
-                let secret = self.secrets.get(self.tenant, secret)?;
+                let (tenant, incarnation) = (&self.app.id.tenant, self.app.incarnations.tenant);
+                let secret = self.secrets.get(tenant, incarnation, secret)?;
                 Some(secret.text.expose().to_owned())
             }),
-            None => told(self.calls, "config.get", || self.values.get(name).cloned()),
+            None => told(self.calls, "config.get", || {
+                granted.config.get(name).cloned()
+            }),
         }
     }
 
     /// Every value. Secrets are not among them: who wants one says which, and who shows all configuration shows none.
     fn get_all(&self) -> Vec<(String, String)> {
-        let values = self.values.iter();
+        let values = self.app.grant.config.iter();
         let get = || values.map(|(name, value)| (name.clone(), value.clone()));
         told(self.calls, "config.get-all", || get().collect())
     }
@@ -109,7 +110,10 @@ use no_variable;
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use model::{Secret, SecretId, SecretText};
+    use model::{
+        Digest, Grants, GuestKind, Incarnations, Secret, SecretId, SecretText, TenantName,
+        VersionNumber,
+    };
 
     use super::*;
     use crate::calls::Called;
@@ -146,20 +150,44 @@ mod tests {
             let text = SecretText::new(text.into()).unwrap();
             secrets.put(Arc::new(Secret {
                 id,
+                incarnation: 3,
                 revision: 1,
                 text,
             }));
         }
         let heard = Heard::default();
-        let view = ConfigView {
-            values: &Values::from([("currency".into(), "EUR".into())]),
-            tenant: &alice,
-            granted: &["own-key", "unset"]
+        let grants = Grants {
+            config: [("currency".into(), "EUR".into())].into(),
+            secrets: ["own-key", "unset"]
                 .map(|name| name.parse().unwrap())
                 .into(),
+            ..Grants::default()
+        };
+        let app = |tenant_before| Entry {
+            id: "alice/shop".parse().unwrap(),
+            incarnations: Incarnations {
+                tenant: tenant_before,
+                app: 0,
+            },
+            version: VersionNumber::new(1).unwrap(),
+            revision: 1,
+            kind: GuestKind::HttpComponent,
+            wasm: Digest::of(b""),
+            routes: Vec::new(),
+            grant: grants.clone().into(),
+            limits: Default::default(),
+            reply: Default::default(),
+            reuse: None,
+        };
+        let view_of = |app| ConfigView {
+            app,
             secrets: &secrets,
             calls: Some(&heard),
         };
+        let (app, of_gone_tenant) = (app(3), app(2));
+        assert_eq!(view_of(&of_gone_tenant).get("own-key"), None);
+        heard.0.lock().unwrap().clear();
+        let view = view_of(&app);
         let check = |name: &str, call: &str, expected: Option<&str>| {
             assert_eq!(view.get(name).as_deref(), expected, "{name}");
             assert_eq!(heard.0.lock().unwrap().pop(), Some(call), "{name}");

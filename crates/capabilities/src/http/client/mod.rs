@@ -16,12 +16,13 @@ pub use dial::{RootsError, trusted};
 pub use network::Network;
 pub use outbound::{Asked, Outbound, Permitted, Received, Sender, Waits};
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use async_trait::async_trait;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use model::pipe::SentMetrics;
-use model::{AppId, Destination, DestinationError, Size, limits};
+use model::{Destination, DestinationError, Entry, Size, limits};
 
 use super::{OutgoingReader, RequestBody};
 
@@ -31,7 +32,7 @@ pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 /// A request on its way out. Its head says nothing that frames a message or belongs to one connection.
 pub struct Call {
     /// Whose it is.
-    pub caller: AppId,
+    pub caller: Arc<Entry>,
     pub to: Destination,
     pub method: Method,
     /// Path and query.

@@ -64,7 +64,7 @@ impl Network {
         let looked_up = timeout_at(deadline, self.resolve.addresses(&call.to.host)).await;
         let addresses = looked_up.unwrap_or(Err(SendError::LookUpTimeout))?;
         let key = |address: &IpAddr| Key {
-            tenant: call.caller.tenant.clone(),
+            tenant: call.caller.id.tenant.clone(),
             to: call.to.clone(),
             address: *address,
         };

@@ -12,7 +12,7 @@ use http::uri::PathAndQuery;
 use http::{Method, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use model::trace::SpanId;
-use model::{AppId, Destination, Grants, HttpScheme, LogStream, Millis, limits};
+use model::{Destination, Entry, HttpScheme, LogStream, Millis, limits};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 
@@ -38,8 +38,8 @@ pub struct Outbound {
 /// Whose requests they are, who takes them along, and who hears of it.
 #[derive(Clone, Copy)]
 pub struct Sender<'a> {
-    pub app: &'a AppId,
-    pub granted: &'a Grants,
+    /// Whose request it is, and what that was granted.
+    pub app: &'a Arc<Entry>,
     pub client: &'a Arc<dyn Client>,
     pub calls: Option<&'a Arc<dyn CallSink>>,
     /// Where the app's owner reads why a request was not answered.
@@ -154,13 +154,13 @@ impl Outbound {
         asked: Asked,
         sender: &Sender<'_>,
     ) -> Result<(Call, Option<SpanId>), SendError> {
-        if sender.granted.http.is_empty() {
+        if sender.app.grant.http.is_empty() {
             return Err(SendError::NotGranted("https://HOST".to_owned()));
         }
         let scheme = asked.scheme.ok_or(SendError::Scheme)?;
         let to = Destination::parse(scheme, &asked.authority)?;
         // Before all else, so that nothing can be learnt of what is not granted.
-        if !sender.granted.covers(&to) {
+        if !sender.app.grant.covers(&to) {
             return Err(SendError::NotGranted(to.to_string()));
         }
         if matches!(asked.method, Method::CONNECT | Method::TRACE) {

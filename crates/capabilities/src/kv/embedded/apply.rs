@@ -1,7 +1,7 @@
 //! One write transaction: what changes do to the database, and what it refuses.
 
 use heed::RwTxn;
-use model::{AppId, Expect, KvChange, KvDone, KvError, KvRevision, Size, StoreId, StoreUsage};
+use model::{Expect, KvChange, KvDone, KvError, KvRevision, Size, StoreId, StoreOwner, StoreUsage};
 
 use super::Table;
 use super::record::{self, HEADER_BYTES, Record};
@@ -250,14 +250,13 @@ impl Applier {
         Ok(gone.len() as u64)
     }
 
-    /// Notes that an app's stores are to be removed, so that a crash meanwhile leaves nothing of them.
-    pub fn doom(&self, txn: &mut RwTxn<'_>, app: &AppId) -> Result<(), Refused> {
-        Ok(self
-            .table
-            .put(txn, &record::app_key(record::FORGET, app), &[])?)
+    /// Notes that an owner's stores are to be removed, so that a crash meanwhile leaves nothing of them.
+    pub fn doom(&self, txn: &mut RwTxn<'_>, owner: &StoreOwner) -> Result<(), Refused> {
+        let doomed = record::owner_key(record::FORGET, owner);
+        Ok(self.table.put(txn, &doomed, &[])?)
     }
 
-    /// Removes up to `most` keys of the stores of an app that is to be forgotten; whether nothing is left.
+    /// Removes up to `most` keys of the stores of an owner that is to be forgotten; whether nothing is left.
     pub fn forget(&self, txn: &mut RwTxn<'_>, doomed: &[u8], most: u64) -> Result<bool, Refused> {
         let mut left = most;
         for kind in [record::DATA, record::USAGE] {
@@ -283,7 +282,7 @@ impl Applier {
         Ok(true)
     }
 
-    /// An app that is to be forgotten, as [`Self::doom`] noted it.
+    /// An owner that is to be forgotten, as [`Self::doom`] noted it.
     pub fn doomed(&self, txn: &RwTxn<'_>) -> Result<Option<Vec<u8>>, Refused> {
         Ok(self.first(txn, &[record::FORGET], 1)?.pop())
     }

@@ -6,11 +6,12 @@
 //! | 1 | store, key | a [`Record`] |
 //! | 2 | when it ends (8 bytes, big-endian), then a key of the first kind | nothing |
 //! | 3 | store | keys and bytes of the store (8 bytes each, little-endian) |
-//! | 4 | app | nothing: its stores are being removed |
+//! | 4 | owner | nothing: its stores are being removed |
 //!
-//! A store is its tenant, its app and its name, each preceded by its length: no name can be read as part of another.
+//! A store is its owner, which is a tenant and an app, and its name, each preceded by its length: no name can be read as
+//! part of another. The app is written as `NAME`, or `NAME/N` if N of its name were before it: no name has a `/`.
 
-use model::{AppId, KvRevision, StoreId, StoreUsage};
+use model::{AppId, KvRevision, StoreId, StoreOwner, StoreUsage};
 
 pub const REVISION: &[u8] = b"\0revision";
 pub const FORMAT: &[u8] = b"\0format";
@@ -25,25 +26,29 @@ pub const FORGET: u8 = 4;
 /// Revision, end and checksum, before a value.
 pub const HEADER_BYTES: usize = 20;
 
-/// How every key of an app's begins, after a first byte of `kind`.
-pub fn app_key(kind: u8, app: &AppId) -> Vec<u8> {
+/// How every key of an owner's begins, after a first byte of `kind`.
+pub fn owner_key(kind: u8, StoreOwner { app, incarnation }: &StoreOwner) -> Vec<u8> {
     let mut key = Vec::with_capacity(64);
     key.push(kind);
     frame(&mut key, app.tenant.as_str());
-    frame(&mut key, app.app.as_str());
+    if *incarnation == 0 {
+        frame(&mut key, app.app.as_str());
+    } else {
+        frame(&mut key, &format!("{}/{incarnation}", app.app));
+    }
     key
 }
 
 /// The key of a store, or of what `rest` names within it.
 pub fn store_key(kind: u8, store: &StoreId, rest: &str) -> Vec<u8> {
-    let mut key = app_key(kind, &store.app);
+    let mut key = owner_key(kind, &store.owner);
     frame(&mut key, store.store.as_str());
     key.extend_from_slice(rest.as_bytes());
     key
 }
 
 fn frame(key: &mut Vec<u8>, name: &str) {
-    key.push(u8::try_from(name.len()).expect("a name has at most 63 bytes"));
+    key.push(u8::try_from(name.len()).expect("a name has at most 63 bytes, a number 10"));
     key.extend_from_slice(name.as_bytes());
 }
 
@@ -67,10 +72,21 @@ pub fn read_store(key: &[u8]) -> Option<StoreId> {
         rest = after;
         str::from_utf8(name).ok()
     };
-    let (tenant, app, store) = (name()?.parse().ok()?, name()?.parse().ok()?, name()?);
+    let (tenant, app, store) = (name()?, name()?, name()?);
     Some(StoreId {
-        app: AppId::new(tenant, app),
+        owner: read_owner(tenant, app)?,
         store: store.parse().ok()?,
+    })
+}
+
+fn read_owner(tenant: &str, app: &str) -> Option<StoreOwner> {
+    let (app, incarnation) = match app.split_once('/') {
+        Some((app, number)) => (app, number.parse().ok()?),
+        None => (app, 0),
+    };
+    Some(StoreOwner {
+        app: AppId::new(tenant.parse().ok()?, app.parse().ok()?),
+        incarnation,
     })
 }
 
@@ -166,13 +182,7 @@ pub fn read_usage(value: &[u8]) -> Option<StoreUsage> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn store(app: &str, store: &str) -> StoreId {
-        StoreId {
-            app: app.parse().unwrap(),
-            store: store.parse().unwrap(),
-        }
-    }
+    use crate::kv::contract::{store, store_of};
 
     #[test]
     fn no_name_is_read_as_part_of_another() {
@@ -182,6 +192,9 @@ mod tests {
             store_key(DATA, &store("ab/c", "d"), ""),
             store_key(DATA, &store("a/b", "cd"), ""),
             store_key(DATA, &store("a/b", "c"), "\u{1}d"),
+            store_key(DATA, &store_of("a/b", 1, "c"), "d"),
+            store_key(DATA, &store_of("a/b", 12, "c"), "d"),
+            store_key(DATA, &store_of("a/b", 1, "2c"), "d"),
         ];
         for (i, key) in keys.iter().enumerate() {
             assert!(keys[i + 1..].iter().all(|other| other != key));
@@ -190,8 +203,11 @@ mod tests {
         assert_eq!(usage, store_key(USAGE, &store("a/b", "c"), ""));
         assert_eq!(read_store(&usage), Some(store("a/b", "c")));
         assert_eq!(read_store(&usage[..usage.len() - 1]), None);
-        assert!(keys[0].starts_with(&app_key(DATA, &"a/b".parse().unwrap())));
-        assert!(!keys[1].starts_with(&app_key(DATA, &"a/b".parse().unwrap())));
+        let last = store_of("a/b", u32::MAX, "c");
+        assert_eq!(read_store(&store_key(USAGE, &last, "")), Some(last));
+        let owner = owner_key(DATA, &store("a/b", "c").owner);
+        let begins = keys.iter().map(|key| key.starts_with(&owner));
+        assert_eq!(begins.filter(|begins| *begins).count(), 3);
     }
 
     #[test]

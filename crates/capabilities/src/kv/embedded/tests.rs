@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use model::StoreOwner;
+
 use super::*;
 use crate::kv::KeyValue;
 use crate::kv::contract::{self, set, store};
@@ -49,8 +51,9 @@ impl Unframed {
     }
 
     fn key(store: &StoreId, key: &str) -> String {
-        let StoreId { app, store } = store;
-        format!("{}{}{store}{key}", app.tenant, app.app)
+        let StoreId { owner, store } = store;
+        let StoreOwner { app, incarnation } = owner;
+        format!("{}{}{incarnation}{store}{key}", app.tenant, app.app)
     }
 }
 
@@ -135,7 +138,7 @@ async fn an_app_that_was_being_forgotten_is_forgotten_after_a_restart() {
     let id = store("a/b", "c");
     before.change(&id, vec![set("k", "v")]).await.unwrap();
     let mut txn = before.reader.env.write_txn().unwrap();
-    let doomed = record::app_key(record::FORGET, &id.app);
+    let doomed = record::owner_key(record::FORGET, &id.owner);
     before.reader.table.put(&mut txn, &doomed, &[]).unwrap();
     txn.commit().unwrap();
     drop(before);

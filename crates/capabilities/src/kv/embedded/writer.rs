@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use heed::types::Bytes as Raw;
 use heed::{CommitOrAbort, CompactionOption, Env, EnvFlags, MdbError, RwTxn};
-use model::{AppId, KvChange, KvDone, KvError, Size, StoreId, StoreName, StoreUsage, limits};
+use model::{KvChange, KvDone, KvError, Size, StoreId, StoreName, StoreOwner, StoreUsage, limits};
 use tokio::sync::{oneshot, watch};
 
 use super::apply::{Applier, Refused};
@@ -55,7 +55,7 @@ enum Job {
         done: oneshot::Sender<Result<Vec<KvDone>, KvError>>,
     },
     Forget {
-        app: AppId,
+        owner: StoreOwner,
         done: Forgotten,
     },
 }
@@ -144,10 +144,20 @@ impl Changes for Jobs {
 
 #[async_trait]
 impl Keeper for Stores {
-    async fn stores_of(&self, app: &AppId) -> Result<Vec<(StoreName, StoreUsage)>, KvError> {
-        let stores = self.reader.stores(&record::app_key(record::USAGE, app))?;
+    async fn stores_of(&self, owner: &StoreOwner) -> Result<Vec<(StoreName, StoreUsage)>, KvError> {
+        let stores = self
+            .reader
+            .stores(&record::owner_key(record::USAGE, owner))?;
         let named = |(id, usage): (StoreId, _)| (id.store, usage);
         Ok(stores.into_iter().map(named).collect())
+    }
+
+    async fn owners(&self) -> Result<Vec<StoreOwner>, KvError> {
+        let stores = self.reader.stores(&[record::USAGE])?;
+        let mut owners: Vec<_> = stores.into_iter().map(|(id, _)| id.owner).collect();
+        // Those of one lie together.
+        owners.dedup();
+        Ok(owners)
     }
 
     fn copy_to(&self, file: &mut File) -> Result<(), KvError> {
@@ -158,9 +168,9 @@ impl Keeper for Stores {
         copied.map_err(super::failed)
     }
 
-    async fn forget(&self, app: &AppId) -> Result<(), KvError> {
-        let app = app.clone();
-        self.changes.ask(|done| Job::Forget { app, done }).await
+    async fn forget(&self, owner: &StoreOwner) -> Result<(), KvError> {
+        let owner = owner.clone();
+        self.changes.ask(|done| Job::Forget { owner, done }).await
     }
 }
 
@@ -205,11 +215,11 @@ struct Writer {
     clock: Clock,
     /// Where it is told why nothing is written any longer.
     fail: watch::Sender<Option<String>>,
-    /// Who waits for an app to be forgotten, by how its keys begin.
+    /// Who waits for an owner to be forgotten, by how its keys begin.
     forgetting: Vec<(Vec<u8>, Forgotten)>,
 }
 
-/// Where it is told that an app is forgotten.
+/// Where it is told that an owner is forgotten.
 type Forgotten = oneshot::Sender<Result<(), KvError>>;
 
 /// What is made of a job once its transaction is committed.
@@ -252,7 +262,7 @@ impl Writer {
                     changes.push((store, wanted));
                     asked.push(done);
                 }
-                Job::Forget { app, done } => doomed.push((app, done)),
+                Job::Forget { owner, done } => doomed.push((owner, done)),
             }
         }
         let outcomes = self.change(&changes)?;
@@ -312,16 +322,16 @@ impl Writer {
     }
 
     /// Clears away values that are over and stores of apps that are gone, some at a time.
-    fn clear(&mut self, doomed: Vec<(AppId, Forgotten)>) -> Result<bool, heed::Error> {
+    fn clear(&mut self, doomed: Vec<(StoreOwner, Forgotten)>) -> Result<bool, heed::Error> {
         let applier = self.applier();
         let most = limits::KV_EXPIRED.default;
         let cleared = self.in_one(|txn| {
-            for (app, _) in &doomed {
-                applier.doom(txn, app)?;
+            for (owner, _) in &doomed {
+                applier.doom(txn, owner)?;
             }
             let expired = applier.expire(txn, most)?;
             let forgotten = match applier.doomed(txn)? {
-                Some(app) => applier.forget(txn, &app, most)?.then_some(app),
+                Some(owner) => applier.forget(txn, &owner, most)?.then_some(owner),
                 None => None,
             };
             let more = expired == most || applier.doomed(txn)?.is_some();
@@ -329,12 +339,12 @@ impl Writer {
         });
         let waiting = doomed
             .into_iter()
-            .map(|(app, done)| (record::app_key(record::FORGET, &app), done));
+            .map(|(owner, done)| (record::owner_key(record::FORGET, &owner), done));
         self.forgetting.extend(waiting);
         match cleared {
             Ok((forgotten, more)) => {
-                if let Some(app) = forgotten {
-                    self.tell_forgotten(&app);
+                if let Some(owner) = forgotten {
+                    self.tell_forgotten(&owner);
                 }
                 Ok(more)
             }
@@ -362,10 +372,10 @@ impl Writer {
         Ok(result)
     }
 
-    fn tell_forgotten(&mut self, app: &[u8]) {
+    fn tell_forgotten(&mut self, owner: &[u8]) {
         let forgetting = std::mem::take(&mut self.forgetting);
         for (doomed, done) in forgetting {
-            if doomed == app {
+            if doomed == owner {
                 let _ = done.send(Ok(()));
             } else {
                 self.forgetting.push((doomed, done));

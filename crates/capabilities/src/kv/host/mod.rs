@@ -5,14 +5,11 @@ mod spin2;
 mod spin3;
 mod wasi;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use model::{
-    AppId, Expect, Item, KeyPage, KvChange, KvDone, KvError, Size, StoreId, StoreName, limits,
-};
+use model::{Entry, Expect, Item, KeyPage, KvChange, KvDone, KvError, Size, StoreId, limits};
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 
 use super::KeyValue;
@@ -41,8 +38,8 @@ impl KvContext {
 pub struct KvView<'a> {
     pub context: &'a mut KvContext,
     pub table: &'a mut ResourceTable,
-    pub app: &'a AppId,
-    pub granted: &'a BTreeSet<StoreName>,
+    /// Whose stores it may open, those that it was granted.
+    pub app: &'a Entry,
     /// Who hears of calls, if anyone.
     pub calls: Option<&'a dyn CallSink>,
 }
@@ -144,12 +141,12 @@ impl KvView<'_> {
     fn open(&mut self, name: &str) -> Result<Bucket, Refused> {
         let name = if name.is_empty() { DEFAULT } else { name };
         let store = name.parse().map_err(|_| Refused::NotGranted)?;
-        if !self.granted.contains(&store) {
+        if !self.app.grant.kv.contains(&store) {
             return Err(Refused::NotGranted);
         }
-        let app = self.app.clone();
+        let owner = self.app.store_owner();
         Ok(Bucket {
-            store: Arc::new(StoreId { app, store }),
+            store: Arc::new(StoreId { owner, store }),
             cursors: Vec::new(),
             cursors_gone: 0,
         })
@@ -304,10 +301,7 @@ mod tests {
     #[test]
     fn a_cursor_is_good_until_many_others_came() {
         let mut bucket = Bucket {
-            store: Arc::new(StoreId {
-                app: "a/b".parse().unwrap(),
-                store: "c".parse().unwrap(),
-            }),
+            store: Arc::new(crate::kv::contract::store("a/b", "c")),
             cursors: Vec::new(),
             cursors_gone: 0,
         };

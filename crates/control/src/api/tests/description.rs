@@ -274,7 +274,7 @@ fn every_code_of_a_problem_is_explained() {
         }
         let source = std::fs::read_to_string(&path).unwrap();
         for (at, comma) in source.match_indices(", \"") {
-            let status = source[..at].as_bytes().last_chunk::<3>();
+            let status = source.as_bytes()[..at].last_chunk::<3>();
             let is_status = status.is_some_and(|status| status.iter().all(u8::is_ascii_digit));
             let rest = &source[at + comma.len()..];
             let code = rest.split('"').next().unwrap_or_default();

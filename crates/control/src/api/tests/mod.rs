@@ -11,6 +11,7 @@ mod description;
 mod operators;
 mod requests;
 mod secrets;
+mod stores;
 mod tenants;
 mod tokens;
 

@@ -1,6 +1,9 @@
 //! What the records keep, refuse and survive.
 
+use model::Incarnations;
+
 use super::*;
+use crate::records::incarnations;
 
 fn damaged(path: &Path) -> String {
     match Records::open(path) {
@@ -191,9 +194,43 @@ const OF_SCHEMA_3: &str = "
 INSERT INTO secrets (tenant, name, revision, value, bytes, set_ms, set_by) VALUES ('alice', 'key', 1, x'00ff', 1, 8, 'maker');
 ";
 
+/// What one of schema 4 had besides: what was deleted.
+const OF_SCHEMA_4: &str = "
+BEGIN;
+INSERT INTO tenants (name) VALUES ('gone');
+INSERT INTO deleted_tenants (name) VALUES ('gone');
+INSERT INTO apps (tenant, name, latest, revision, deleted) VALUES ('gone', 'shop', 3, 2, 1), ('alice', 'gone', 1, 0, 1);
+COMMIT;
+";
+
+/// What was deleted before it was counted was one of each name at least.
+#[test]
+fn what_an_older_schema_had_deleted_is_not_what_comes_to_be_of_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("records.db");
+    let mut older = Connection::open(&path).unwrap();
+    know_row_sum(&older).unwrap();
+    migrate_to(&mut older, 4).unwrap();
+    older.execute_batch(OF_SCHEMA_1).unwrap();
+    older.execute_batch(OF_SCHEMA_4).unwrap();
+    drop(older);
+    let today = open(&path).unwrap();
+    let all = incarnations::all(&today).unwrap();
+    for (id, tenant, app) in [
+        ("alice/shop", 0, 0),
+        ("alice/gone", 0, 1),
+        ("gone/shop", 1, 1),
+    ] {
+        let id = id.parse().unwrap();
+        let expected = Incarnations { tenant, app };
+        assert_eq!(all.of(&id), expected, "{id}");
+        assert_eq!(incarnations::of(&today, &id).unwrap(), expected, "{id}");
+    }
+}
+
 #[test]
 fn records_of_an_older_schema_are_taken_over_with_all_that_they_hold() {
-    let rows = [OF_SCHEMA_1, OF_SCHEMA_2, OF_SCHEMA_3];
+    let rows = [OF_SCHEMA_1, OF_SCHEMA_2, OF_SCHEMA_3, OF_SCHEMA_4];
     let newer = ["certificates", "secrets", "deleted_tenants"];
     for schema in 1..=rows.len() {
         taken_over(schema as u32, &rows[..schema], &newer[schema - 1..]);

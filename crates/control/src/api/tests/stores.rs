@@ -1,0 +1,71 @@
+//! The stores of apps, over the API and beyond the apps' lives.
+
+use model::{Expect, Incarnation, KvChange, StoreId, StoreOwner};
+
+use super::*;
+
+fn owner(app: &str, incarnation: Incarnation) -> StoreOwner {
+    StoreOwner {
+        app: app.parse().unwrap(),
+        incarnation,
+    }
+}
+
+/// Writes as a guest of this owner would.
+async fn write(api: &Api, owner: StoreOwner) {
+    let store = "default".parse().unwrap();
+    let change = KvChange::Set {
+        key: "k".to_owned(),
+        value: b"old"[..].into(),
+        expires_ms: None,
+        expect: Expect::Anything,
+    };
+    let kv = &api.platform().settings.kv;
+    let id = StoreId { owner, store };
+    kv.change(&id, vec![change]).await.unwrap();
+}
+
+async fn owners(api: &Api) -> Vec<StoreOwner> {
+    api.platform().settings.kv.owners().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_start_removes_the_stores_of_apps_that_are_gone_and_no_app_comes_to_have_them() {
+    let api = Api::start().await;
+    for app in ["shop", "blog"] {
+        api.version(app, "one").await;
+        write(&api, owner(&format!("default/{app}"), 0)).await;
+    }
+    let deleted = api.delete("/v1/tenants/default/apps/blog").await;
+    assert_eq!(deleted.status, 200, "{deleted:?}");
+    assert_eq!(owners(&api).await, [owner("default/shop", 0)]);
+    // A guest that ran on, and apps and tenants that the records do not know.
+    for (app, incarnation) in [
+        ("default/blog", 0),
+        ("default/shop", 3),
+        ("default/unknown", 0),
+        ("default/unknown", 2),
+        ("nobody/shop", 0),
+    ] {
+        write(&api, owner(app, incarnation)).await;
+    }
+    let api = Api::start_in(api.stop().await).await;
+    while owners(&api).await.len() > 1 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert_eq!(owners(&api).await, [owner("default/shop", 0)]);
+
+    for (app, incarnation) in [("shop", 0), ("blog", 1), ("unknown", 3)] {
+        api.version(app, "one").await;
+        let path = format!("/v1/tenants/default/apps/{app}/kv");
+        let listed: Value = api.get(&path).await.ok();
+        let is_new = app != "shop";
+        assert_eq!(listed.as_array().unwrap().is_empty(), is_new, "{listed}");
+        let line = format!("PUT {path}/default/k");
+        let kind = "content-type: application/octet-stream";
+        let set = api.raw(&line, &[&bearer(&api.admin), kind], "new").await;
+        assert_eq!(set.status, 200, "{set:?}");
+        let owner = owner(&format!("default/{app}"), incarnation);
+        assert!(owners(&api).await.contains(&owner), "{owner:?}");
+    }
+}

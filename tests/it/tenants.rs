@@ -269,13 +269,21 @@ fn who_outlives_its_tenant_meets_nothing_of_the_next_one_of_its_name() {
         .post("shop.alice", "/set/default?k", b"new")
         .is(200);
     older.go_on();
-    let keys = alice.path("apps/shop/kv/default");
-    let listed = alice.get(&keys).is(200).json;
-    assert_eq!(listed["keys"], json!(["k"]));
+    // Nor does its owner read what the older one was asked for.
     platform
         .post("shop.alice", "/get/default?k", b"")
         .is(200)
         .says("value new");
+    let logs = eventually("its own are there", || {
+        let logs = platform
+            .run(&["logs", "shop", "--tenant", "alice"])
+            .exits(0);
+        logs.out.contains("/get/default").then_some(logs.out)
+    });
+    assert!(!logs.contains("/held/default"), "{logs}");
+    let keys = alice.path("apps/shop/kv/default");
+    let listed = alice.get(&keys).is(200).json;
+    assert_eq!(listed["keys"], json!(["k"]));
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use distribution::{Distribution, Publication};
 use model::{
-    AppId, AppLimits, Catalog, Change, Deployment, DeploymentCause, Generation, Host, Revision,
-    SecretsRevision, Signed, StoreOwner, TenantName, VersionNumber, limits,
+    AppId, AppLimits, Catalog, Change, Deployment, DeploymentCause, Generation, Host, Owner,
+    Revision, SecretsRevision, Signed, TenantName, VersionNumber, limits,
 };
 use rusqlite::Transaction;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -87,7 +87,7 @@ pub(crate) enum AppsOfTenant {
 #[derive(Debug)]
 pub(crate) struct Left {
     /// Whose stores are nobody's now.
-    pub owners: Vec<StoreOwner>,
+    pub owners: Vec<Owner>,
     pub generation: Generation,
     /// The change of secrets that this was.
     pub secrets: SecretsRevision,
@@ -97,7 +97,7 @@ pub(crate) struct Left {
 #[derive(Debug)]
 pub(crate) struct Deleted {
     /// Whose stores are nobody's now.
-    pub owner: StoreOwner,
+    pub owner: Owner,
     pub generation: Generation,
 }
 
@@ -317,7 +317,7 @@ impl Mover {
         id: AppId,
     ) -> Result<(Deleted, Publication), DeployError> {
         let app = apps::find(t, &id)?.ok_or_else(|| DeployError::NoApp(id.clone()))?;
-        let owner = incarnations::store_owner(t, app.id)?;
+        let owner = incarnations::owner(t, app.id)?;
         apps::delete(t, &id)?;
         let publication = self.change(t, vec![Change::Remove(id)])?;
         let generation = publication.catalog.generation();
@@ -337,7 +337,7 @@ impl Mover {
         }
         let mut owners = Vec::with_capacity(apps.len());
         for app in &apps {
-            owners.push(incarnations::store_owner(t, app.clone())?);
+            owners.push(incarnations::owner(t, app.clone())?);
             apps::delete(t, app)?;
         }
         tenants::delete(t, &tenant, leave.at_ms)?;

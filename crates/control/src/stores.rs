@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use capabilities::kv::Keeper;
-use model::{KvError, StoreOwner};
+use model::{KvError, Owner};
 
 use crate::control::Platform;
 use crate::records::{Records, RecordsError, apps, incarnations};
@@ -22,7 +22,7 @@ pub enum StoresError {
 pub(crate) async fn of_nobody(
     records: &Records,
     kv: &dyn Keeper,
-) -> Result<Vec<StoreOwner>, StoresError> {
+) -> Result<Vec<Owner>, StoresError> {
     let owners = kv.owners().await?;
     if owners.is_empty() {
         return Ok(owners);
@@ -46,14 +46,14 @@ pub(crate) async fn of_nobody(
 }
 
 /// Removes each of them.
-pub(crate) async fn forget_all(platform: Arc<Platform>, owners: Vec<StoreOwner>) {
+pub(crate) async fn forget_all(platform: Arc<Platform>, owners: Vec<Owner>) {
     for owner in &owners {
         forget(&platform, owner).await;
     }
 }
 
 /// Removes the stores of an app that was deleted. Where this fails, the next start does.
-pub(crate) async fn forget(platform: &Platform, owner: &StoreOwner) {
+pub(crate) async fn forget(platform: &Platform, owner: &Owner) {
     if let Err(error) = platform.settings.kv.forget(owner).await {
         platform.notice(format!(
             "the stores of `{}`, which was deleted, are still there: {error}",

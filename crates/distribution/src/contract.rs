@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use model::api::NodeStatus;
 use model::{
-    AppId, AppLimits, ArtifactKey, Catalog, Change, Digest, Entry, GuestKind, Replies, Revision,
+    AppLimits, ArtifactKey, Catalog, Change, Digest, Entry, GuestKind, Owner, Replies, Revision,
     SecretKey, Signed, VersionNumber, limits,
 };
 
@@ -268,7 +268,7 @@ async fn the_newest_report_of_each_node_counts(distribution: &dyn Distribution) 
 }
 
 async fn a_follower_sees_each_line_once(distribution: &dyn Distribution) {
-    let (shop, blog): (AppId, AppId) = ("a/shop".parse().unwrap(), "a/blog".parse().unwrap());
+    let (shop, blog): (Owner, Owner) = ("a/shop".parse().unwrap(), "a/blog".parse().unwrap());
     let line = |text: &'static str| Bytes::from_static(text.as_bytes());
     distribution.log(&shop, line("1"));
     distribution.log(&blog, line("x"));
@@ -283,10 +283,9 @@ async fn a_follower_sees_each_line_once(distribution: &dyn Distribution) {
         assert_eq!(next.expect("the line arrives").unwrap(), expected);
     }
     assert_eq!(distribution.logs(&shop).recent, ["1", "2", "3", "4"]);
-    assert!(
-        distribution
-            .logs(&"a/none".parse().unwrap())
-            .recent
-            .is_empty()
-    );
+    // Nor does the next app of the name see any of them.
+    for other in ["a/none", "a/shop/1"] {
+        let other = other.parse().unwrap();
+        assert!(distribution.logs(&other).recent.is_empty(), "{other}");
+    }
 }

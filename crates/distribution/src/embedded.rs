@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use model::{AppId, ArtifactKey, Catalog, CatalogHead, Delta, Generation, Signed, limits};
+use model::{ArtifactKey, Catalog, CatalogHead, Delta, Generation, Owner, Signed, limits};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::folder::Folder;
@@ -144,12 +144,12 @@ impl Distribution for Embedded {
         self.reports.subscribe()
     }
 
-    fn log(&self, app: &AppId, line: Bytes) {
-        self.rings().push(app, &line);
+    fn log(&self, owner: &Owner, line: Bytes) {
+        self.rings().push(owner, &line);
     }
 
-    fn logs(&self, app: &AppId) -> LogTail {
-        self.rings().follow(app)
+    fn logs(&self, owner: &Owner) -> LogTail {
+        self.rings().follow(owner)
     }
 }
 

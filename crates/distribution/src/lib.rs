@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use model::{AppId, ArtifactKey, Catalog, CatalogHead, Delta, Entry, Generation, Signed};
+use model::{ArtifactKey, Catalog, CatalogHead, Delta, Entry, Generation, Owner, Signed};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 /// Everything that passes between the control plane and its nodes.
@@ -65,10 +65,10 @@ pub trait Distribution: Send + Sync + 'static {
     fn reports(&self) -> watch::Receiver<BTreeMap<String, NodeReport>>;
 
     /// A line of an app's log: one JSON [`model::LogRecord`], without the line end.
-    fn log(&self, app: &AppId, line: Bytes);
+    fn log(&self, owner: &Owner, line: Bytes);
 
     /// The newest lines of an app's log, oldest first, and those that follow.
-    fn logs(&self, app: &AppId) -> LogTail;
+    fn logs(&self, owner: &Owner) -> LogTail;
 }
 
 /// A generation: as a step for who has the one before, and whole for who joins.

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
-use model::{AppId, limits};
+use model::{Owner, limits};
 use tokio::sync::broadcast;
 
 use crate::LogTail;
@@ -19,12 +19,12 @@ const LENGTH_BYTES: usize = size_of::<u32>();
 /// The rings of all apps.
 #[derive(Default)]
 pub struct Rings {
-    rings: HashMap<AppId, Ring>,
+    rings: HashMap<Owner, Ring>,
     /// The memory of all rings.
     bytes: usize,
     /// Grows with each push: tells which ring was used before which.
     now: u64,
-    followers: HashMap<AppId, broadcast::Sender<Bytes>>,
+    followers: HashMap<Owner, broadcast::Sender<Bytes>>,
 }
 
 /// One app's lines, each after its length.
@@ -36,15 +36,15 @@ struct Ring {
 
 impl Rings {
     /// Keeps a line, and sends it to who follows.
-    pub fn push(&mut self, app: &AppId, line: &[u8]) {
+    pub fn push(&mut self, owner: &Owner, line: &[u8]) {
         if !self.followers.is_empty() {
-            self.send(app, line);
+            self.send(owner, line);
         }
         self.now += 1;
-        if !self.rings.contains_key(app) {
-            self.rings.insert(app.clone(), Ring::default());
+        if !self.rings.contains_key(owner) {
+            self.rings.insert(owner.clone(), Ring::default());
         }
-        let ring = self.rings.get_mut(app).expect("it was inserted above");
+        let ring = self.rings.get_mut(owner).expect("it was inserted above");
         ring.used = self.now;
         let before = ring.lines.capacity();
         ring.push(line);
@@ -55,27 +55,27 @@ impl Rings {
     }
 
     /// An app's newest lines, oldest first, and those that are pushed from now on.
-    pub fn follow(&mut self, app: &AppId) -> LogTail {
+    pub fn follow(&mut self, owner: &Owner) -> LogTail {
         self.followers.retain(|_, lines| lines.receiver_count() > 0);
-        let live = match self.followers.get(app) {
+        let live = match self.followers.get(owner) {
             Some(lines) => lines.subscribe(),
             None => {
                 let (lines, live) = broadcast::channel(FOLLOW);
-                self.followers.insert(app.clone(), lines);
+                self.followers.insert(owner.clone(), lines);
                 live
             }
         };
-        let recent = self.rings.get(app).map(Ring::lines).unwrap_or_default();
+        let recent = self.rings.get(owner).map(Ring::lines).unwrap_or_default();
         LogTail { recent, live }
     }
 
-    fn send(&mut self, app: &AppId, line: &[u8]) {
-        let Some(lines) = self.followers.get(app) else {
+    fn send(&mut self, owner: &Owner, line: &[u8]) {
+        let Some(lines) = self.followers.get(owner) else {
             return;
         };
         // A copy, since a slice would hold the whole frame it came in.
         if lines.send(Bytes::copy_from_slice(line)).is_err() {
-            self.followers.remove(app);
+            self.followers.remove(owner);
         }
     }
 
@@ -84,14 +84,14 @@ impl Rings {
         let mut oldest_first: Vec<_> = self
             .rings
             .iter()
-            .map(|(app, ring)| (ring.used, app.clone()))
+            .map(|(owner, ring)| (ring.used, owner.clone()))
             .collect();
         oldest_first.sort_unstable_by_key(|(used, _)| *used);
-        for (_, app) in oldest_first {
+        for (_, owner) in oldest_first {
             if self.bytes <= ALL_RINGS / 8 * 7 {
                 break;
             }
-            if let Some(ring) = self.rings.remove(&app) {
+            if let Some(ring) = self.rings.remove(&owner) {
                 self.bytes -= ring.lines.capacity();
             }
         }
@@ -134,7 +134,7 @@ impl Ring {
 mod tests {
     use super::*;
 
-    fn app(number: usize) -> AppId {
+    fn app(number: usize) -> Owner {
         format!("alice/app-{number}").parse().unwrap()
     }
 

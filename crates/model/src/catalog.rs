@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::signature::Purpose;
 use crate::{
-    AppId, AppLimits, Digest, Granted, GuestKind, Hasher, Incarnation, Replies, Reuse, Revision,
-    Route, StoreOwner, VersionNumber,
+    AppId, AppLimits, Digest, Granted, GuestKind, Hasher, Incarnation, Owner, Replies, Reuse,
+    Revision, Route, VersionNumber,
 };
 
 /// The catalog's number; grows with each change and never shrinks. 0 is the empty catalog.
@@ -42,9 +42,9 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Whose stores the app's are.
-    pub fn store_owner(&self) -> StoreOwner {
-        StoreOwner {
+    /// Whose it is what the app keeps and says.
+    pub fn owner(&self) -> Owner {
+        Owner {
             app: self.id.clone(),
             incarnation: self.incarnations.app,
         }

@@ -4,19 +4,12 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::name::StoreName;
-use crate::{AppId, Incarnation, Size, limits};
-
-/// Whose a store is: one app's, and not that of any of its name before it or after it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct StoreOwner {
-    pub app: AppId,
-    pub incarnation: Incarnation,
-}
+use crate::{Owner, Size, limits};
 
 /// One store of one app. No other app has it, whatever it calls its own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StoreId {
-    pub owner: StoreOwner,
+    pub owner: Owner,
     pub store: StoreName,
 }
 

@@ -52,16 +52,14 @@ pub use deployment::{Deployment, DeploymentCause, Revision};
 pub use destination::{Destination, DestinationError, DestinationHost, HttpScheme};
 pub use grant::{Granted, Grants};
 pub use http_grant::{HttpGrant, HttpGrantError};
-pub use kv::{
-    Expect, Item, KeyPage, KvChange, KvDone, KvError, KvRevision, StoreId, StoreOwner, StoreUsage,
-};
+pub use kv::{Expect, Item, KeyPage, KvChange, KvDone, KvError, KvRevision, StoreId, StoreUsage};
 pub use limits::AppLimits;
 pub use log::{LogRecord, LogStream, RequestRecord};
 pub use log_filter::{Since, SinceError, Statuses, StatusesError};
 pub use manifest::{Manifest, ManifestError, RouteClaim};
 pub use name::{
-    AppId, AppName, CertificateName, Incarnation, MAX_NAME_BYTES, NameError, SecretName, StoreName,
-    TenantName,
+    AppId, AppName, CertificateName, Incarnation, MAX_NAME_BYTES, NameError, Owner, SecretName,
+    StoreName, TenantName,
 };
 pub use outcome::{Fault, Outcome, Usage};
 pub use reply::{Coding, Replies};

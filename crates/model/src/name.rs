@@ -167,6 +167,38 @@ impl From<AppId> for String {
     }
 }
 
+/// Whose it is what outlives a request: one app's, and not that of any of its name before it or after it. Written
+/// `tenant/app`, or `tenant/app/N` if N were before it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Owner {
+    pub app: AppId,
+    pub incarnation: Incarnation,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.incarnation {
+            0 => self.app.fmt(f),
+            number => write!(f, "{}/{number}", self.app),
+        }
+    }
+}
+
+impl FromStr for Owner {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let numbered = text.rsplit_once('/').and_then(|(app, number)| {
+            let incarnation = number.parse().ok().filter(|number| *number != 0)?;
+            Some((app.parse().ok()?, incarnation))
+        });
+        let (app, incarnation) = match numbered {
+            Some(numbered) => numbered,
+            None => (text.parse()?, 0),
+        };
+        Ok(Self { app, incarnation })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,5 +239,35 @@ mod tests {
         assert_eq!(id.to_string(), "alice/shop");
         assert!("shop".parse::<AppId>().is_err());
         assert!("a/b/c".parse::<AppId>().is_err());
+    }
+
+    #[test]
+    fn an_owner_is_written_with_its_number_unless_it_is_the_first() {
+        for (text, app, incarnation) in [
+            ("a/shop", "a/shop", 0),
+            ("a/shop/1", "a/shop", 1),
+            ("a/7", "a/7", 0),
+            ("a/7/4294967295", "a/7", u32::MAX),
+        ] {
+            let owner: Owner = text.parse().unwrap();
+            assert_eq!(
+                (owner.app.to_string().as_str(), owner.incarnation),
+                (app, incarnation)
+            );
+            assert_eq!(owner.to_string(), text);
+        }
+        for bad in [
+            "",
+            "a",
+            "a/",
+            "/1",
+            "a/shop/",
+            "a/shop/x",
+            "a/shop/0",
+            "a/shop/4294967296",
+            "a/b/1/2",
+        ] {
+            assert!(bad.parse::<Owner>().is_err(), "{bad}");
+        }
     }
 }

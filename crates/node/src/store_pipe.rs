@@ -66,7 +66,7 @@ mod tests {
         let ask = StoreAsk {
             id: 7,
             store: model::StoreId {
-                owner: model::StoreOwner {
+                owner: model::Owner {
                     app: "a/b".parse().unwrap(),
                     incarnation: 3,
                 },

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use model::{
-    Expect, Incarnation, KvChange, KvDone, KvError, Size, StoreId, StoreOwner, StoreUsage, limits,
+    Expect, Incarnation, KvChange, KvDone, KvError, Owner, Size, StoreId, StoreUsage, limits,
 };
 
 use super::{Keeper, KeyValue};
@@ -14,7 +14,7 @@ pub fn store(app: &str, store: &str) -> StoreId {
 /// A store of the app that comes after so many of its name.
 pub fn store_of(app: &str, incarnation: Incarnation, store: &str) -> StoreId {
     StoreId {
-        owner: StoreOwner {
+        owner: Owner {
             app: app.parse().unwrap(),
             incarnation,
         },

@@ -12,8 +12,7 @@ use std::fs::File;
 
 use async_trait::async_trait;
 use model::{
-    Item, KeyPage, KvChange, KvDone, KvError, Size, StoreId, StoreName, StoreOwner, StoreUsage,
-    limits,
+    Item, KeyPage, KvChange, KvDone, KvError, Owner, Size, StoreId, StoreName, StoreUsage, limits,
 };
 
 /// A node's key-value stores. Each exists as soon as it is named; whether an app may name it is its grants' matter.
@@ -44,16 +43,16 @@ pub trait KeyValue: Send + Sync + 'static {
 #[async_trait]
 pub trait Keeper: KeyValue {
     /// The stores of an owner that hold anything.
-    async fn stores_of(&self, owner: &StoreOwner) -> Result<Vec<(StoreName, StoreUsage)>, KvError>;
+    async fn stores_of(&self, owner: &Owner) -> Result<Vec<(StoreName, StoreUsage)>, KvError>;
 
     /// Whose stores hold anything, each named once.
-    async fn owners(&self) -> Result<Vec<StoreOwner>, KvError>;
+    async fn owners(&self) -> Result<Vec<Owner>, KvError>;
 
     /// Writes all that the stores hold now to `file`, as a file of its own that can be opened in their place. Blocks.
     fn copy_to(&self, file: &mut File) -> Result<(), KvError>;
 
     /// Removes every store of an owner. What it writes later is there again.
-    async fn forget(&self, owner: &StoreOwner) -> Result<(), KvError>;
+    async fn forget(&self, owner: &Owner) -> Result<(), KvError>;
 }
 
 /// Whether `key` may be one.

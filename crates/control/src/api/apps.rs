@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::State;
 use model::api::{AppSummary, Live, Verb};
-use model::{AppId, Route, VersionNumber};
+use model::{AppId, Owner, Route, VersionNumber};
 
 use super::problem::Refused;
 use super::request::Place;
@@ -15,7 +15,7 @@ use crate::auth::{Caller, Reach};
 use crate::control::Platform;
 use crate::deploy::DeployError;
 use crate::records::apps::App;
-use crate::records::{RecordsError, apps, deployments};
+use crate::records::{RecordsError, apps, deployments, incarnations};
 use crate::rollout;
 
 type Control = State<Arc<Platform>>;
@@ -83,14 +83,13 @@ pub(super) async fn delete(
     Ok(Json(rollout::delete(&platform, &caller, id).await?))
 }
 
-/// Whether there is such an app.
-pub(super) async fn check(platform: &Platform, id: &AppId) -> Result<(), Refused> {
-    let asked = id.clone();
-    let found = platform.records.read(move |c| apps::find(c, &asked));
-    match found.await? {
-        Some(_) => Ok(()),
-        None => Err(DeployError::NoApp(id.clone()).into()),
-    }
+/// The app that has this name now, if there is one.
+pub(super) async fn present(platform: &Platform, id: AppId) -> Result<Owner, Refused> {
+    let found = platform.records.read(move |c| match apps::find(c, &id)? {
+        Some(_) => Ok(incarnations::owner(c, id)?),
+        None => Err(DeployError::NoApp(id)),
+    });
+    Ok(found.await?)
 }
 
 fn summary(

@@ -8,17 +8,15 @@ use axum::response::Response;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, StatusCode, Uri};
 use model::api::{KvItem, KvStoreSummary, Verb};
-use model::{
-    AppId, Expect, KeyPage, KvChange, KvDone, KvError, Millis, StoreId, StoreOwner, limits,
-};
+use model::{Expect, KeyPage, KvChange, KvDone, KvError, Millis, Owner, StoreId, limits};
 use serde::Deserialize;
 
+use super::apps;
 use super::problem::Refused;
 use super::request::{self, Place, query};
 use crate::auth::{Caller, Reach};
 use crate::control::Platform;
 use crate::deploy::DeployError;
-use crate::records::{apps, incarnations};
 use crate::tokens;
 
 type Control = State<Arc<Platform>>;
@@ -125,7 +123,7 @@ pub(super) async fn set(
     // Token and app may have ended while the body came.
     tokens::still_holds(&platform, &caller).await?;
     let app = store.owner.app.clone();
-    if present(&platform, app.clone()).await? != store.owner {
+    if apps::present(&platform, app.clone()).await? != store.owner {
         return Err(DeployError::NoApp(app).into());
     }
     let bytes = value.len() as u64;
@@ -176,19 +174,10 @@ async fn owner(
     caller: &Caller,
     place: &Place,
     verb: Verb,
-) -> Result<StoreOwner, Refused> {
+) -> Result<Owner, Refused> {
     let app = place.app()?;
     caller.check(verb, Reach::App(&app))?;
-    present(platform, app).await
-}
-
-/// The one that has this name now.
-async fn present(platform: &Platform, app: AppId) -> Result<StoreOwner, Refused> {
-    let found = platform.records.read(move |c| match apps::find(c, &app)? {
-        Some(_) => Ok(incarnations::store_owner(c, app)?),
-        None => Err(DeployError::NoApp(app)),
-    });
-    Ok(found.await?)
+    apps::present(platform, app).await
 }
 
 async fn store(

@@ -61,9 +61,9 @@ pub(super) async fn tail(
     caller.check(Verb::Read, Reach::App(&id))?;
     let wanted: Wanted = request::query(&uri)?;
     let filter = Filter::new(wanted.stream, wanted.status, wanted.since, platform.now())?;
-    apps::check(&platform, &id).await?;
+    let owner = apps::present(&platform, id).await?;
 
-    let LogTail { recent, live } = platform.distribution.logs(&id);
+    let LogTail { recent, live } = platform.distribution.logs(&owner);
     let mut lines: VecDeque<Bytes> = recent
         .into_iter()
         .filter(|line| filter.takes(line))

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use model::{AppId, AppName, Incarnation, Incarnations, StoreOwner, TenantName};
+use model::{AppId, AppName, Incarnation, Incarnations, Owner, TenantName};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::{RecordsError, apps, number, parsed};
@@ -59,10 +59,10 @@ pub(crate) fn of_tenant(c: &Connection, tenant: &TenantName) -> Result<Incarnati
     present(c, tenant, TENANT)
 }
 
-/// Whose the stores are of the app that has this name now.
-pub(crate) fn store_owner(c: &Connection, app: AppId) -> Result<StoreOwner, RecordsError> {
+/// The one that has this name now.
+pub(crate) fn owner(c: &Connection, app: AppId) -> Result<Owner, RecordsError> {
     let incarnation = of(c, &app)?.app;
-    Ok(StoreOwner { app, incarnation })
+    Ok(Owner { app, incarnation })
 }
 
 /// Counts an app that is deleted, or, without one, the tenant itself.
@@ -77,8 +77,8 @@ pub(crate) fn end(
 }
 
 /// Sees to it that no app is ever the owner of this: one that is of its name begins after it.
-pub(crate) fn pass(t: &Transaction<'_>, owner: &StoreOwner) -> Result<(), RecordsError> {
-    let StoreOwner { app, incarnation } = owner;
+pub(crate) fn pass(t: &Transaction<'_>, owner: &Owner) -> Result<(), RecordsError> {
+    let Owner { app, incarnation } = owner;
     if present(t, &app.tenant, app.app.as_str())? > *incarnation {
         return Ok(());
     }

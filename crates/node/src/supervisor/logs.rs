@@ -15,7 +15,7 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use distribution::Distribution;
-use model::{AppId, limits};
+use model::{Owner, limits};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
@@ -117,7 +117,7 @@ impl Logs {
         Ok((logs, writing))
     }
 
-    /// Takes what a worker sent: lines of `tenant/app`, a tab and one JSON record.
+    /// Takes what a worker sent: lines of an [`Owner`], a tab and one JSON record.
     pub fn take(&self, frame: &Bytes) {
         let Ok(frame_text) = std::str::from_utf8(frame) else {
             let lines = frame.iter().filter(|byte| **byte == b'\n').count();
@@ -128,21 +128,21 @@ impl Logs {
         let mut text = Vec::with_capacity(if written { frame.len() } else { 0 });
         let mut lines = 0;
         // Lines of one app often follow each other.
-        let mut last: Option<(&str, AppId)> = None;
+        let mut last: Option<(&str, Owner)> = None;
         for line in frame_text.split_terminator('\n') {
             let Some((name, record)) = line.split_once('\t') else {
                 self.malformed.fetch_add(1, Ordering::Relaxed);
                 continue;
             };
             if last.as_ref().is_none_or(|(known, _)| *known != name) {
-                last = name.parse().ok().map(|app| (name, app));
+                last = name.parse().ok().map(|owner| (name, owner));
             }
-            let Some((_, app)) = &last else {
+            let Some((_, owner)) = &last else {
                 self.malformed.fetch_add(1, Ordering::Relaxed);
                 continue;
             };
             let record = record.as_bytes();
-            self.distribution.log(app, frame.slice_ref(record));
+            self.distribution.log(owner, frame.slice_ref(record));
             if let Some(export) = &self.export {
                 export.log(frame.slice_ref(record));
             }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use capabilities::kv::embedded::{Changes, Lent, Reader, StoresError};
 use model::pipe::{StoreAnswer, StoreAsk};
-use model::{KvChange, KvDone, KvError, StoreId, StoreOwner, limits};
+use model::{KvChange, KvDone, KvError, Owner, StoreId, limits};
 use tokio::net::UnixStream;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
@@ -33,7 +33,7 @@ struct Asked {
     last: u64,
     waiting: HashMap<u64, oneshot::Sender<Result<Vec<KvDone>, KvError>>>,
     /// How many of each owner's are under way.
-    of_owner: HashMap<StoreOwner, u64>,
+    of_owner: HashMap<Owner, u64>,
 }
 
 /// Opens the stores in `folder` for reading, and speaks to their keeper over `socket`. Must be called within a
@@ -83,12 +83,12 @@ fn lock(asked: &Mutex<Asked>) -> MutexGuard<'_, Asked> {
 /// One change under way of an owner's; counted for as long as it lives.
 struct Pending<'a> {
     way: &'a Way,
-    owner: &'a StoreOwner,
+    owner: &'a Owner,
     id: Option<u64>,
 }
 
 impl<'a> Pending<'a> {
-    fn begin(way: &'a Way, owner: &'a StoreOwner) -> Result<Self, KvError> {
+    fn begin(way: &'a Way, owner: &'a Owner) -> Result<Self, KvError> {
         let mut asked = way.asked();
         let count = asked.of_owner.entry(owner.clone()).or_default();
         if *count >= limits::KV_PENDING.default {

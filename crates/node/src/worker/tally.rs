@@ -25,7 +25,7 @@ impl Served {
         Self {
             tally,
             quarantine: Quarantine::default(),
-            line_begin: format!("{tenant}/{app}\t{{\"time_ms\":").into(),
+            line_begin: format!("{}\t{{\"time_ms\":", entry.owner()).into(),
             line_middle: format!(
                 ",\"tenant\":\"{tenant}\",\"app\":\"{app}\",\"version\":{version},\"digest\":\"{digest}\",\"request\":\""
             )

@@ -10,7 +10,7 @@ use capabilities::kv::KeyValue;
 use capabilities::kv::embedded::Stores;
 use heed::types::Bytes;
 use heed::{CommitOrAbort, Database, Env, EnvOpenOptions};
-use model::{Expect, KvChange, StoreId, StoreOwner, limits};
+use model::{Expect, KvChange, Owner, StoreId, limits};
 use tests::{Platform, cpu_seconds, guest};
 use tokio::task::JoinSet;
 
@@ -124,7 +124,7 @@ impl Straight {
         Self {
             stores: stores.expect("stores of this program's own"),
             store: StoreId {
-                owner: StoreOwner {
+                owner: Owner {
                     app: "default/shop".parse().expect("a name"),
                     incarnation: 0,
                 },

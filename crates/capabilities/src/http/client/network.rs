@@ -65,6 +65,7 @@ impl Network {
         let addresses = looked_up.unwrap_or(Err(SendError::LookUpTimeout))?;
         let key = |address: &IpAddr| Key {
             tenant: call.caller.id.tenant.clone(),
+            incarnation: call.caller.incarnations.tenant,
             to: call.to.clone(),
             address: *address,
         };

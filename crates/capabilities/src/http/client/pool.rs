@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use model::{Destination, TenantName, limits};
+use model::{Destination, Incarnation, TenantName, limits};
 use tokio::time::Instant;
 
 use super::dial::Connection;
@@ -18,6 +18,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key {
     pub tenant: TenantName,
+    /// Which one of its name.
+    pub incarnation: Incarnation,
     pub to: Destination,
     pub address: IpAddr,
 }

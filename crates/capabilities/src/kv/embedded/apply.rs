@@ -1,7 +1,7 @@
 //! One write transaction: what changes do to the database, and what it refuses.
 
 use heed::RwTxn;
-use model::{Expect, KvChange, KvDone, KvError, KvRevision, Size, StoreId, StoreOwner, StoreUsage};
+use model::{Expect, KvChange, KvDone, KvError, KvRevision, Owner, Size, StoreId, StoreUsage};
 
 use super::Table;
 use super::record::{self, HEADER_BYTES, Record};
@@ -251,7 +251,7 @@ impl Applier {
     }
 
     /// Notes that an owner's stores are to be removed, so that a crash meanwhile leaves nothing of them.
-    pub fn doom(&self, txn: &mut RwTxn<'_>, owner: &StoreOwner) -> Result<(), Refused> {
+    pub fn doom(&self, txn: &mut RwTxn<'_>, owner: &Owner) -> Result<(), Refused> {
         let doomed = record::owner_key(record::FORGET, owner);
         Ok(self.table.put(txn, &doomed, &[])?)
     }

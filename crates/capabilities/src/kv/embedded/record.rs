@@ -11,7 +11,7 @@
 //! A store is its owner, which is a tenant and an app, and its name, each preceded by its length: no name can be read as
 //! part of another. The app is written as `NAME`, or `NAME/N` if N of its name were before it: no name has a `/`.
 
-use model::{AppId, KvRevision, StoreId, StoreOwner, StoreUsage};
+use model::{AppId, KvRevision, Owner, StoreId, StoreUsage};
 
 pub const REVISION: &[u8] = b"\0revision";
 pub const FORMAT: &[u8] = b"\0format";
@@ -27,7 +27,7 @@ pub const FORGET: u8 = 4;
 pub const HEADER_BYTES: usize = 20;
 
 /// How every key of an owner's begins, after a first byte of `kind`.
-pub fn owner_key(kind: u8, StoreOwner { app, incarnation }: &StoreOwner) -> Vec<u8> {
+pub fn owner_key(kind: u8, Owner { app, incarnation }: &Owner) -> Vec<u8> {
     let mut key = Vec::with_capacity(64);
     key.push(kind);
     frame(&mut key, app.tenant.as_str());
@@ -79,12 +79,12 @@ pub fn read_store(key: &[u8]) -> Option<StoreId> {
     })
 }
 
-fn read_owner(tenant: &str, app: &str) -> Option<StoreOwner> {
+fn read_owner(tenant: &str, app: &str) -> Option<Owner> {
     let (app, incarnation) = match app.split_once('/') {
         Some((app, number)) => (app, number.parse().ok()?),
         None => (app, 0),
     };
-    Some(StoreOwner {
+    Some(Owner {
         app: AppId::new(tenant.parse().ok()?, app.parse().ok()?),
         incarnation,
     })

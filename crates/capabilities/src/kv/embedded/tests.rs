@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use model::StoreOwner;
+use model::Owner;
 
 use super::*;
 use crate::kv::KeyValue;
@@ -52,7 +52,7 @@ impl Unframed {
 
     fn key(store: &StoreId, key: &str) -> String {
         let StoreId { owner, store } = store;
-        let StoreOwner { app, incarnation } = owner;
+        let Owner { app, incarnation } = owner;
         format!("{}{}{incarnation}{store}{key}", app.tenant, app.app)
     }
 }

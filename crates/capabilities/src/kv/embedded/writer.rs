@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use heed::types::Bytes as Raw;
 use heed::{CommitOrAbort, CompactionOption, Env, EnvFlags, MdbError, RwTxn};
-use model::{KvChange, KvDone, KvError, Size, StoreId, StoreName, StoreOwner, StoreUsage, limits};
+use model::{KvChange, KvDone, KvError, Owner, Size, StoreId, StoreName, StoreUsage, limits};
 use tokio::sync::{oneshot, watch};
 
 use super::apply::{Applier, Refused};
@@ -55,7 +55,7 @@ enum Job {
         done: oneshot::Sender<Result<Vec<KvDone>, KvError>>,
     },
     Forget {
-        owner: StoreOwner,
+        owner: Owner,
         done: Forgotten,
     },
 }
@@ -144,7 +144,7 @@ impl Changes for Jobs {
 
 #[async_trait]
 impl Keeper for Stores {
-    async fn stores_of(&self, owner: &StoreOwner) -> Result<Vec<(StoreName, StoreUsage)>, KvError> {
+    async fn stores_of(&self, owner: &Owner) -> Result<Vec<(StoreName, StoreUsage)>, KvError> {
         let stores = self
             .reader
             .stores(&record::owner_key(record::USAGE, owner))?;
@@ -152,7 +152,7 @@ impl Keeper for Stores {
         Ok(stores.into_iter().map(named).collect())
     }
 
-    async fn owners(&self) -> Result<Vec<StoreOwner>, KvError> {
+    async fn owners(&self) -> Result<Vec<Owner>, KvError> {
         let stores = self.reader.stores(&[record::USAGE])?;
         let mut owners: Vec<_> = stores.into_iter().map(|(id, _)| id.owner).collect();
         // Those of one lie together.
@@ -168,7 +168,7 @@ impl Keeper for Stores {
         copied.map_err(super::failed)
     }
 
-    async fn forget(&self, owner: &StoreOwner) -> Result<(), KvError> {
+    async fn forget(&self, owner: &Owner) -> Result<(), KvError> {
         let owner = owner.clone();
         self.changes.ask(|done| Job::Forget { owner, done }).await
     }
@@ -322,7 +322,7 @@ impl Writer {
     }
 
     /// Clears away values that are over and stores of apps that are gone, some at a time.
-    fn clear(&mut self, doomed: Vec<(StoreOwner, Forgotten)>) -> Result<bool, heed::Error> {
+    fn clear(&mut self, doomed: Vec<(Owner, Forgotten)>) -> Result<bool, heed::Error> {
         let applier = self.applier();
         let most = limits::KV_EXPIRED.default;
         let cleared = self.in_one(|txn| {

@@ -144,7 +144,7 @@ impl KvView<'_> {
         if !self.app.grant.kv.contains(&store) {
             return Err(Refused::NotGranted);
         }
-        let owner = self.app.store_owner();
+        let owner = self.app.owner();
         Ok(Bucket {
             store: Arc::new(StoreId { owner, store }),
             cursors: Vec::new(),

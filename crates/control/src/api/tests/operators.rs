@@ -3,7 +3,7 @@
 use std::io::Read as _;
 
 use distribution::Changed;
-use model::{AppId, BackupManifest, LogRecord, LogStream};
+use model::{BackupManifest, LogRecord, LogStream, Owner};
 
 use super::*;
 use crate::control::OpenError;
@@ -150,11 +150,11 @@ async fn native_code_that_is_missing_is_made_at_the_start() {
     }
 }
 
-fn record(app: &AppId, stream: LogStream, text: &str) -> bytes::Bytes {
+fn record(owner: &Owner, stream: LogStream, text: &str) -> bytes::Bytes {
     let record = LogRecord {
         time_ms: 1,
-        tenant: app.tenant.clone(),
-        app: app.app.clone(),
+        tenant: owner.app.tenant.clone(),
+        app: owner.app.app.clone(),
         version: model::VersionNumber::new(1).unwrap(),
         digest: Digest::of(b"x"),
         request: "r".into(),
@@ -172,7 +172,7 @@ async fn logs_are_tailed_filtered_and_followed_until_the_token_ends() {
     let logs = "/v1/tenants/default/apps/shop/logs";
     api.get(logs).await.problem(404, "app-not-found");
     api.version("shop", "ok\none").await;
-    let id: AppId = "default/shop".parse().unwrap();
+    let id: Owner = "default/shop".parse().unwrap();
     for i in 0..3 {
         api.distribution
             .log(&id, record(&id, LogStream::Stdout, &format!("out {i}")));
@@ -229,7 +229,7 @@ async fn logs_are_tailed_filtered_and_followed_until_the_token_ends() {
 async fn logs_are_chosen_by_status_and_time_before_the_newest_are_counted() {
     let api = Api::start().await;
     api.version("shop", "ok\none").await;
-    let id: AppId = "default/shop".parse().unwrap();
+    let id: Owner = "default/shop".parse().unwrap();
     let line = |time_ms: u64, status: Option<u16>| {
         let stream = status.map_or(LogStream::Stdout, |_| LogStream::Request);
         let mut line: Value = serde_json::from_slice(&record(&id, stream, "")).unwrap();

@@ -1,18 +1,18 @@
 //! The stores of apps, over the API and beyond the apps' lives.
 
-use model::{Expect, Incarnation, KvChange, StoreId, StoreOwner};
+use model::{Expect, Incarnation, KvChange, Owner, StoreId};
 
 use super::*;
 
-fn owner(app: &str, incarnation: Incarnation) -> StoreOwner {
-    StoreOwner {
+fn owner(app: &str, incarnation: Incarnation) -> Owner {
+    Owner {
         app: app.parse().unwrap(),
         incarnation,
     }
 }
 
 /// Writes as a guest of this owner would.
-async fn write(api: &Api, owner: StoreOwner) {
+async fn write(api: &Api, owner: Owner) {
     let store = "default".parse().unwrap();
     let change = KvChange::Set {
         key: "k".to_owned(),
@@ -25,7 +25,7 @@ async fn write(api: &Api, owner: StoreOwner) {
     kv.change(&id, vec![change]).await.unwrap();
 }
 
-async fn owners(api: &Api) -> Vec<StoreOwner> {
+async fn owners(api: &Api) -> Vec<Owner> {
     api.platform().settings.kv.owners().await.unwrap()
 }
 
@@ -33,7 +33,7 @@ async fn owners(api: &Api) -> Vec<StoreOwner> {
 async fn a_start_removes_the_stores_of_apps_that_are_gone_and_no_app_comes_to_have_them() {
     let api = Api::start().await;
     for app in ["shop", "blog"] {
-        api.version(app, "one").await;
+        api.version(app, "ok\none").await;
         write(&api, owner(&format!("default/{app}"), 0)).await;
     }
     let deleted = api.delete("/v1/tenants/default/apps/blog").await;
@@ -56,7 +56,7 @@ async fn a_start_removes_the_stores_of_apps_that_are_gone_and_no_app_comes_to_ha
     assert_eq!(owners(&api).await, [owner("default/shop", 0)]);
 
     for (app, incarnation) in [("shop", 0), ("blog", 1), ("unknown", 3)] {
-        api.version(app, "one").await;
+        api.version(app, "ok\none").await;
         let path = format!("/v1/tenants/default/apps/{app}/kv");
         let listed: Value = api.get(&path).await.ok();
         let is_new = app != "shop";

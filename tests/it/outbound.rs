@@ -608,6 +608,39 @@ fn a_shared_connection_with_an_open_upload_is_joined_by_nobody() {
     }
 }
 
+/// Whoever leaves between two requests costs none that can be asked again; whoever always does is given up.
+#[test]
+fn a_server_that_leaves_is_asked_anew_and_not_for_ever() {
+    let authority = Authority::new();
+    let certificate = authority.certify(&["one.test"]);
+    let here: IpAddr = "127.0.0.1".parse().unwrap();
+    for in_words in [true, false] {
+        for after in [2, 0] {
+            let origin = Origin::leaving(&certificate, after, in_words);
+            let names = Names::start(move |_, _| Says::Addresses(vec![here], 60));
+            let port = origin.address.port();
+            let platform = over_tls(&authority, &names, port);
+            let headers = to(format!("one.test:{port}"), "/") + "x-scheme: https\r\n";
+            for count in 1..=6 {
+                let text = ask(&platform, "a", "/fetch", &headers, b"").is(200).text();
+                let how = format!("{after}, {in_words}, {count}: {text}");
+                if after > 0 {
+                    assert!(text.starts_with("answered 200"), "{how}");
+                    assert_eq!(origin.connections(), (count - 1) / after + 1, "{how}");
+                } else {
+                    assert!(text.contains("ConnectionTerminated"), "{how}");
+                    // It was not one that had waited, so nothing says that another would do better.
+                    assert_eq!(origin.connections(), count, "{how}");
+                }
+            }
+            assert_eq!(origin.requests(), if after > 0 { 6 } else { 0 });
+            eventually("no connection is kept that is over", || {
+                (origin.open() <= 1).then_some(())
+            });
+        }
+    }
+}
+
 #[test]
 fn calls_within_the_platform_keep_to_the_same_rules() {
     each_version(|guest| {

@@ -1,6 +1,7 @@
 //! Servers that guests send requests to: real ones over HTTP/1.1, HTTP/2 and TLS, and ones that say whatever a test wants.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -40,27 +41,50 @@ struct Shared {
     heads: Mutex<Vec<String>>,
 }
 
+/// How a server speaks.
+#[derive(Clone, Copy)]
+enum Manner {
+    Well,
+    /// See [`Origin::hoarding`].
+    Hoards,
+    /// See [`Origin::leaving`].
+    Leaves {
+        after: u64,
+        in_words: bool,
+    },
+}
+
 type Body = BoxBody<Bytes, Infallible>;
 
 impl Origin {
     /// Over cleartext, which is HTTP/1.1.
     pub fn start() -> Self {
-        Self::serving(None, false)
+        Self::serving(None, Manner::Well)
     }
 
     /// Over TLS, speaking these protocols.
     pub fn secure(certificate: &Certificate, protocols: &[&str]) -> Self {
         let config = server_config(certificate, protocols);
-        Self::serving(Some(TlsAcceptor::from(Arc::new(config))), false)
+        Self::serving(Some(TlsAcceptor::from(Arc::new(config))), Manner::Well)
     }
 
     /// Over TLS and HTTP/2, answering each request at once with nothing, and never taking a byte of its body.
     pub fn hoarding(certificate: &Certificate) -> Self {
-        let config = server_config(certificate, &["h2"]);
-        Self::serving(Some(TlsAcceptor::from(Arc::new(config))), true)
+        Self::over_http2(certificate, Manner::Hoards)
     }
 
-    fn serving(tls: Option<TlsAcceptor>, hoards: bool) -> Self {
+    /// Over TLS and HTTP/2, answering so many requests of each connection and leaving at the next one: with a word of it
+    /// (`GOAWAY`), or without.
+    pub fn leaving(certificate: &Certificate, after: u64, in_words: bool) -> Self {
+        Self::over_http2(certificate, Manner::Leaves { after, in_words })
+    }
+
+    fn over_http2(certificate: &Certificate, manner: Manner) -> Self {
+        let config = server_config(certificate, &["h2"]);
+        Self::serving(Some(TlsAcceptor::from(Arc::new(config))), manner)
+    }
+
+    fn serving(tls: Option<TlsAcceptor>, manner: Manner) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let address = listener.local_addr().expect("it was bound");
         listener.set_nonblocking(true).expect("a socket obeys");
@@ -73,7 +97,7 @@ impl Origin {
                 .build();
             runtime.expect("a runtime can be made").block_on(async {
                 tokio::select! {
-                    () = accept(listener, tls, hoards, serving) => {}
+                    () = accept(listener, tls, manner, serving) => {}
                     _ = ended => {}
                 }
             });
@@ -131,7 +155,7 @@ impl Drop for Counted {
 async fn accept(
     listener: std::net::TcpListener,
     tls: Option<TlsAcceptor>,
-    hoards: bool,
+    manner: Manner,
     shared: Arc<Shared>,
 ) {
     let listener = TcpListener::from_std(listener).expect("a runtime takes a socket");
@@ -147,9 +171,12 @@ async fn accept(
                 None => speak(stream, shared.clone()).await,
                 Some(tls) => {
                     if let Ok(stream) = tls.accept(stream).await {
-                        match hoards {
-                            true => hoard(stream).await,
-                            false => speak(stream, shared.clone()).await,
+                        match manner {
+                            Manner::Well => speak(stream, shared.clone()).await,
+                            Manner::Hoards => hoard(stream).await,
+                            Manner::Leaves { after, in_words } => {
+                                leave(stream, after, in_words, &shared).await;
+                            }
                         }
                     }
                 }
@@ -174,6 +201,30 @@ async fn hoard(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
     while let Some(Ok((request, mut respond))) = connection.accept().await {
         let sent = respond.send_response(Response::new(()), true);
         held.push((request.into_body(), sent));
+    }
+}
+
+/// Answers so many requests with nothing, and leaves at the next one.
+async fn leave(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    after: u64,
+    in_words: bool,
+    shared: &Shared,
+) {
+    let Ok(mut connection) = h2::server::handshake(stream).await else {
+        return;
+    };
+    for _ in 0..after {
+        let Some(Ok((_, mut respond))) = connection.accept().await else {
+            return;
+        };
+        shared.requests.fetch_add(1, Relaxed);
+        // Clients come and go.
+        let _ = respond.send_response(Response::new(()), true);
+    }
+    if connection.accept().await.is_some() && in_words {
+        connection.abrupt_shutdown(h2::Reason::NO_ERROR);
+        let _ = poll_fn(|context| connection.poll_closed(context)).await;
     }
 }
 

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use capabilities::http::Outgoing;
 use capabilities::http::client::{Call, Client as Sends, Counts, Network, RootsError, SendError};
+use futures_util::FutureExt as _;
 use http::header::{HOST, HeaderValue};
 use http::{Request, Response, Uri};
 use http_body::Body as _;
@@ -126,15 +127,20 @@ async fn one(worker: Rc<Worker>, inside: Inside) {
     drop(responding);
     let (response, rest) = match response {
         Ok((response, exchange)) => {
-            let (parts, body) = response.into_parts();
-            let outgoing = Outgoing::new();
-            let reader = outgoing.reader().map_err(|Truncated(_)| BodyError::Gone);
-            let handed: RequestBody = match body.is_end_stream() || !body.has_body() {
-                true => None,
-                false => Some(Box::pin(reader)),
+            let (parts, mut body) = response.into_parts();
+            let (handed, rest): (RequestBody, _) = if !body.has_body() || body.is_end_stream() {
+                // Its guest goes on within its limits.
+                (None, None)
+            } else if let Some(whole) = at_once(&mut body) {
+                exchange.sent(whole.len() as u64);
+                let whole = Full::from(whole).map_err(|never| match never {});
+                (Some(Box::pin(whole)), None)
+            } else {
+                let outgoing = Outgoing::new();
+                let reader = outgoing.reader().map_err(|Truncated(_)| BodyError::Gone);
+                (Some(Box::pin(reader)), Some((body, outgoing, exchange)))
             };
-            let response = Response::from_parts(parts, handed);
-            (response, Some((body, outgoing, exchange)))
+            (Response::from_parts(parts, handed), rest)
         }
         Err(refused) => {
             let line = |line: &'static str| -> RequestBody {
@@ -218,12 +224,18 @@ async fn respond(
     Ok((Response::from_parts(parts, body), exchange))
 }
 
+/// All of a reply's body, if its guest has written it by now: of a short one, most have before anyone looks.
+fn at_once(body: &mut ReplyBody) -> Option<Bytes> {
+    let length = body.size_hint().exact()?;
+    if length > limits::BODY_CHUNK.default.bytes() {
+        return None;
+    }
+    let whole = body.collect().now_or_never()?.ok()?;
+    Some(whole.to_bytes())
+}
+
 /// Hands a reply's body to who asked, as fast as it is read.
 async fn hand_on(mut body: ReplyBody, outgoing: &Outgoing, exchange: &Exchange) {
-    if !body.has_body() {
-        // Its guest goes on within its limits.
-        return;
-    }
     let mut waiting = Bytes::new();
     let ended = poll_fn(|context| {
         loop {

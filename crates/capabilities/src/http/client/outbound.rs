@@ -362,6 +362,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_instance_may_send_as_many_as_each_of_its_requests_might() {
+        let each = limits::SUBREQUESTS.default;
+        let mut outbound = Outbound::default();
+        outbound.caused_by_another(1, 3);
+        assert_eq!((outbound.left, outbound.hops), (each, 3));
+        outbound.caused_by_another(2, 4);
+        assert_eq!((outbound.left, outbound.hops), (2 * each, 4));
+        outbound.left = 5;
+        // Only those that are under way count, however many there were.
+        outbound.caused_by_another(1, 0);
+        assert_eq!(outbound.left, each);
+        outbound.left = 5;
+        outbound.caused_by_another(3, 0);
+        assert_eq!(outbound.left, each + 5);
+        outbound.caused_by_another(u64::MAX, 0);
+        assert_eq!(outbound.left, 2 * each + 5);
+    }
+
+    #[test]
     fn a_guest_waits_within_bounds() {
         let check = |asked: Option<u64>, expected_ms: u64| {
             let waits = Waits::within(asked, asked, asked);

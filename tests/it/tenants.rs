@@ -1,9 +1,9 @@
-//! Tenants: each has apps, tokens and hosts of its own, and sees and changes nothing of another's.
+//! Tenants: each has apps, tokens, hosts and limits of its own, and sees and changes nothing of another's.
 
 use std::time::Duration;
 
 use serde_json::json;
-use tests::{Api, Connection, Platform, bare, eventually, guest, manifest_of};
+use tests::{Api, Connection, Platform, Ran, bare, eventually, guest, manifest_of};
 
 use crate::secrets::{Twice, put};
 
@@ -338,4 +338,222 @@ fn a_tenant_whose_deletion_is_cut_off_is_there_whole_or_not_at_all() {
     }
     println!("{there} stayed whole, {gone} were gone");
     assert!(there > 0 && gone > 0, "{there} {gone}");
+}
+
+/// Shows or changes alice's limits, as the operator does.
+fn limits(platform: &Platform, options: &[&str]) -> Ran {
+    platform.run(&[&["tenant", "limits", "alice"], options].concat())
+}
+
+/// Changes them, and asserts that every node held to them when that was answered.
+#[track_caller]
+fn limit(platform: &Platform, options: &[&str]) {
+    limits(platform, options)
+        .exits(0)
+        .says("changed the limits of alice: live on 1 of 1 nodes");
+}
+
+#[test]
+fn a_tenant_makes_as_many_apps_as_it_was_given() {
+    let platform = Platform::start();
+    let alice = platform.api.new_tenant("alice");
+    let file = platform.folder().join("blog.wasm");
+    std::fs::write(&file, guest("hello")).unwrap();
+    let deploy = |tenant: &str| {
+        let file = file.to_str().unwrap();
+        platform.run(&["deploy", file, "--tenant", tenant])
+    };
+    alice.deploy(&bare("shop"), &guest("hello"));
+    limit(&platform, &["--apps", "1"]);
+    deploy("alice")
+        .exits(3)
+        .says("the tenant `alice` has 1 apps, and may have 1")
+        .says("midge delete APP")
+        .says("midge tenant limits TENANT --apps N");
+    // Who has it may have another version of it, and others have as many as before.
+    alice.deploy(&bare("shop"), &guest("headers"));
+    deploy("default").exits(0);
+    limit(&platform, &["--apps", "0"]);
+    deploy("alice").exits(3).says("may have 0");
+    platform.get("shop.alice", "/").is(200).mentions("method");
+    limit(&platform, &["--apps", "default"]);
+    deploy("alice").exits(0);
+    platform.get("blog.alice", "/").is(200);
+
+    limits(&platform, &[]).exits(0).says("the platform's");
+    limit(&platform, &["--apps", "2", "--kv-store", "1MiB"]);
+    limits(&platform, &[])
+        .exits(0)
+        .says("apps      2      the tenant's own  2       100000");
+    let shown = limits(&platform, &["--json"]).exits(0).json();
+    let apps =
+        json!({ "value": 2, "own": true, "default": 100_000, "ceiling": 100_000, "used": 2 });
+    assert_eq!(shown["apps"], apps);
+    assert_eq!(shown["slots"]["own"], json!(false));
+    assert_eq!(shown["kv_store"]["value"], json!("1MiB"));
+    let changed = limits(&platform, &["--kv-store", "default", "--json"]).exits(0);
+    let changed = changed.json();
+    assert_eq!(changed["limits"]["kv_store"]["own"], json!(false));
+    assert_eq!(changed["limits"]["apps"], apps);
+    assert_eq!(changed["live"]["of"], json!(1));
+}
+
+#[test]
+fn what_is_no_limit_is_refused_in_words() {
+    let platform = Platform::start();
+    let alice = platform.api.new_tenant("alice");
+    let bob = platform.api.new_tenant("bob");
+    let check = |options: &[&str], exit: i32, part: &str| {
+        limits(&platform, options).exits(exit).says(part);
+    };
+    check(&["--apps", "ten"], 2, "`default`");
+    check(&["--slots=-1"], 2, "`default`");
+    check(&["--kv-store", "much"], 2, "128MiB");
+    check(&["--slots", "0"], 3, "give it 1 or more");
+    check(&["--slots", "1001"], 3, "may be given 1000");
+    check(&["--apps", "100001"], 3, "may be given 100000");
+    check(&["--apps", "1", "--kv-store", "65GiB"], 3, "64GiB");
+    platform
+        .run(&["tenant", "limits", "nobody", "--apps", "1"])
+        .exits(3)
+        .says("there is no tenant `nobody`")
+        .says("midge tenant list");
+
+    // A tenant sees its own limits, and changes not even those.
+    let path = "tenants/alice/limits";
+    let before = alice.get(path).is(200).json;
+    assert_eq!(before["apps"]["own"], json!(false));
+    let more = || Some(json!({ "slots": 1000 }));
+    alice
+        .ask("PATCH", path, more())
+        .refuses(403, "scope", "the platform");
+    bob.get(path).refuses(403, "scope", "yours does not");
+    bob.ask("PATCH", path, more())
+        .refuses(403, "scope", "yours does not");
+    assert_eq!(alice.get(path).is(200).json, before);
+}
+
+/// A reply of a tenant's app that takes as long as it may; none if it is refused.
+fn park(platform: &Platform, tenant: &str) -> Option<Connection> {
+    let mut connection = platform.connect(&format!("slow.{tenant}"));
+    connection.send_head("GET", "/1000/100", "").unwrap();
+    match connection.head().unwrap().status {
+        200 => Some(connection),
+        other => {
+            assert_eq!(other, 503);
+            None
+        }
+    }
+}
+
+/// As many of them as the tenant gets.
+fn flood(platform: &Platform, tenant: &str) -> Vec<Connection> {
+    std::iter::from_fn(|| park(platform, tenant)).collect()
+}
+
+#[test]
+fn a_tenant_has_the_slots_that_it_was_given() {
+    let mut platform = Platform::configured("workers = 1\n[node]\nslots = 20\ntenant-slots = 4");
+    for tenant in ["alice", "bob"] {
+        let api = platform.api.new_tenant(tenant);
+        api.deploy(&bare("slow"), &guest("slow"));
+    }
+    limit(&platform, &["--slots", "1"]);
+    let mut parked = flood(&platform, "alice");
+    assert_eq!(parked.len(), 1);
+    let refused = platform.get("slow.alice", "/1/1");
+    let refused = refused.is(503).fails("overloaded");
+    assert!(refused.header("retry-after").is_some());
+    platform.get("slow.bob", "/1/1").is(200);
+
+    // More than others have, from the moment that it is answered.
+    limit(&platform, &["--slots", "6"]);
+    parked.extend(flood(&platform, "alice"));
+    assert_eq!(parked.len(), 6);
+    // What it holds beyond a limit that was lowered it keeps.
+    limit(&platform, &["--slots", "default"]);
+    assert_eq!(flood(&platform, "alice").len(), 0);
+    assert_eq!(flood(&platform, "bob").len(), 4);
+    for connection in &mut parked {
+        let mut piece = Vec::new();
+        assert!(connection.chunk(&mut piece).unwrap() > 0);
+    }
+    drop(parked);
+    eventually("alice has as many as others", || {
+        (flood(&platform, "alice").len() == 4).then_some(())
+    });
+
+    // Whatever takes the worker's place has it before it serves.
+    limit(&platform, &["--slots", "2"]);
+    let worker = platform.workers()[0];
+    platform.signal(worker, libc::SIGKILL);
+    eventually("another worker takes its place", || {
+        let workers = platform.workers();
+        (!workers.is_empty() && !workers.contains(&worker)).then_some(())
+    });
+    assert_eq!(flood(&platform, "alice").len(), 2);
+    platform.crash();
+    assert_eq!(flood(&platform, "alice").len(), 2);
+    let (_, leaving) = platform.upgrade();
+    assert_eq!(flood(&platform, "alice").len(), 2);
+    leaving.ended();
+
+    // Nothing of it is left to who has the name after it.
+    platform
+        .run(&["tenant", "delete", "alice", "--with-apps", "--yes"])
+        .exits(0);
+    let alice = platform.api.new_tenant("alice");
+    alice.deploy(&bare("slow"), &guest("slow"));
+    limits(&platform, &["--json"])
+        .exits(0)
+        .says("\"slots\":{\"value\":4,\"own\":false");
+    // What was in flight may take a moment to end.
+    eventually("alice has as many as others", || {
+        (flood(&platform, "alice").len() == 4).then_some(())
+    });
+}
+
+#[test]
+fn a_tenants_stores_hold_what_it_was_given() {
+    let mut platform = Platform::configured("[node]\nkv-store = '1MiB'");
+    for tenant in ["alice", "bob"] {
+        let api = platform.api.new_tenant(tenant);
+        api.deploy(&manifest_of("shop", GRANT), &guest("kv_spin"));
+    }
+    // Sets a key to so many bytes; the key itself is one more.
+    let fill = |platform: &Platform, tenant: &str, bytes: u64| {
+        let path = format!("/fill/default/{bytes}?k");
+        platform.post(&format!("shop.{tenant}"), &path, b"")
+    };
+    limit(&platform, &["--kv-store", "4KiB"]);
+    fill(&platform, "alice", 4095).is(200);
+    fill(&platform, "alice", 4096).is(500).mentions("4KiB");
+    fill(&platform, "bob", 4096).is(200);
+    platform
+        .run(&["kv", "set", "shop", "more", "x", "--tenant", "alice"])
+        .exits(1)
+        .says("it may have 4KiB");
+    platform
+        .run(&["kv", "set", "shop", "more", "x", "--tenant", "bob"])
+        .exits(0);
+
+    // More than others have.
+    limit(&platform, &["--kv-store", "2MiB"]);
+    fill(&platform, "alice", 1 << 20).is(200);
+    fill(&platform, "bob", 1 << 20).is(500).mentions("1MiB");
+    // What is there beyond a limit that was lowered stays, and may become less alone.
+    limit(&platform, &["--kv-store", "0B"]);
+    fill(&platform, "alice", (1 << 20) + 1)
+        .is(500)
+        .mentions("0B");
+    platform
+        .post("shop.alice", "/length/default?k", b"")
+        .is(200)
+        .says("Some(1048576)");
+    fill(&platform, "alice", 5).is(200);
+    platform.crash();
+    fill(&platform, "alice", 6).is(500).mentions("0B");
+    fill(&platform, "bob", 6).is(200);
+    limit(&platform, &["--kv-store", "default"]);
+    fill(&platform, "alice", 6).is(200);
 }

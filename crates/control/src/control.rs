@@ -24,6 +24,7 @@ use crate::records::{Records, RecordsError, versions};
 use crate::secrets::Secrets;
 use crate::settings::{Clock, ControlSettings};
 use crate::stores::{self, StoresError};
+use crate::tenant_limits::TenantLimits;
 use crate::tokens;
 use crate::turns::Turns;
 
@@ -71,6 +72,7 @@ pub(crate) struct Platform {
     pub deployer: Deployer,
     pub certificates: Certificates,
     pub secrets: Secrets,
+    pub tenant_limits: TenantLimits,
     pub pins: Pins,
     /// Bytes of values for stores that may come in at once.
     pub values: tokio::sync::Semaphore,
@@ -126,6 +128,7 @@ impl Control {
         let certificates = opening.await?;
         let serving = settings.secrets.clone();
         let secrets = Secrets::open(&records, &keys, serving, &settings.notice).await?;
+        let tenant_limits = TenantLimits::open(&records, settings.tenant_limits.clone()).await?;
         let first_generation = catalog.generation();
         let natives = Natives {
             records: records.clone(),
@@ -155,6 +158,7 @@ impl Control {
             deployer,
             certificates: certificates.clone(),
             secrets,
+            tenant_limits,
             values: tokio::sync::Semaphore::new(limits::KV_RECEIVING.default.as_usize()),
             pins: Pins::default(),
             failures: Failures::default(),

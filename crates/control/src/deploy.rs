@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use distribution::{Distribution, Publication};
 use model::{
-    AppId, AppLimits, Catalog, Change, Deployment, DeploymentCause, Generation, Host, Owner,
-    Revision, SecretsRevision, Signed, TenantName, VersionNumber, limits,
+    AppId, AppLimits, Catalog, Change, Deployment, DeploymentCause, Generation, Host,
+    LimitsRevision, Owner, Revision, SecretsRevision, Signed, TenantName, VersionNumber, limits,
 };
 use rusqlite::Transaction;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -18,7 +18,8 @@ use crate::catalog::{self, entry};
 use crate::certificates::Certificates;
 use crate::keys::Keys;
 use crate::records::{
-    Records, RecordsError, apps, deployments, generations, incarnations, secrets, tenants, versions,
+    Records, RecordsError, apps, deployments, generations, incarnations, secrets, tenant_limits,
+    tenants, versions,
 };
 use crate::routes::{self, RouteRefusal};
 
@@ -91,6 +92,8 @@ pub(crate) struct Left {
     pub generation: Generation,
     /// The change of secrets that this was.
     pub secrets: SecretsRevision,
+    /// The change of tenants' limits that this was.
+    pub limits: LimitsRevision,
 }
 
 /// What is left of an app.
@@ -348,6 +351,7 @@ impl Mover {
             owners,
             generation,
             secrets: secrets::next_revision(t)?,
+            limits: tenant_limits::next_revision(t)?,
         };
         Ok((left, publication))
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use distribution::NodeReport;
 use model::api::Live;
-use model::{Generation, Millis, SecretsRevision, limits};
+use model::{Generation, LimitsRevision, Millis, SecretsRevision, limits};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -16,6 +16,7 @@ use crate::control::Platform;
 pub(crate) enum Mark {
     Generation(Generation),
     Secrets(SecretsRevision),
+    Limits(LimitsRevision),
 }
 
 /// Waits until every node has reached `mark` and says how many have, after `wait` or when the platform stops at the latest.
@@ -81,14 +82,15 @@ impl Mark {
         match self {
             Self::Generation(generation) => node.status.generation >= generation,
             Self::Secrets(revision) => node.status.secrets >= revision,
+            Self::Limits(revision) => node.status.limits >= revision,
         }
     }
 
-    /// What the node says against it: a secret cannot be refused.
+    /// What the node says against it: neither a secret nor a limit can be refused.
     fn refused_by(self, node: &NodeReport) -> &[String] {
         match self {
             Self::Generation(_) => &node.refusals,
-            Self::Secrets(_) => &[],
+            Self::Secrets(_) | Self::Limits(_) => &[],
         }
     }
 }
@@ -115,6 +117,7 @@ mod tests {
                 name: name.into(),
                 generation,
                 secrets: generation,
+                limits: generation,
                 workers: 1,
                 worker_restarts: 0,
                 listen: String::new(),

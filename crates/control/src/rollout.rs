@@ -88,8 +88,10 @@ pub(crate) async fn leave(platform: &Platform, leave: Leave) -> Result<Live, Dep
     let tenant = leave.tenant.clone();
     let left = {
         let secrets = platform.secrets.changing().await;
+        let limits = platform.tenant_limits.changing().await;
         let left = platform.deployer.leave(leave).await?;
         secrets.forget(&tenant, left.secrets);
+        limits.forget(&tenant, left.limits);
         left
     };
     let live = served(platform, left.generation, started).await;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use capabilities::kv::Keeper;
 use model::api::AppUsage;
-use model::{AppLimits, BuildKey, Host, Route, Secrets, Size};
+use model::{AppLimits, BuildKey, Host, Route, Secrets, Size, TenantLimits, limits};
 use tokio::sync::watch;
 
 /// Milliseconds since 1970-01-01T00:00:00Z, from outside, so that a test can let time pass.
@@ -23,9 +23,9 @@ pub struct ControlSettings {
     pub domain: Host,
     /// The most any app may have.
     pub ceiling: AppLimits,
-    /// [`model::limits::VERSIONS_KEPT`]
+    /// [`limits::VERSIONS_KEPT`]
     pub versions_kept: u64,
-    /// [`model::limits::WASM`]
+    /// [`limits::WASM`]
     pub wasm_limit: Size,
     /// What starts a compile child: a program and its arguments.
     pub compile_command: Vec<OsString>,
@@ -42,7 +42,32 @@ pub struct ControlSettings {
     pub kv: Arc<dyn Keeper>,
     /// Where nodes find every secret that is set.
     pub secrets: watch::Sender<Arc<Secrets>>,
+    pub node_limits: NodeLimits,
+    /// Where nodes find what tenants may have that have limits of their own.
+    pub tenant_limits: watch::Sender<Arc<TenantLimits>>,
     pub notice: Notice,
+}
+
+/// What nodes hold tenants to that have no limits of their own, and the most that one may be given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeLimits {
+    /// [`limits::SLOTS`]
+    pub slots: u64,
+    /// [`limits::TENANT_SLOTS`]
+    pub tenant_slots: u64,
+    /// [`limits::KV_STORE`]
+    pub kv_store: Size,
+}
+
+impl Default for NodeLimits {
+    /// What holds where an operator says nothing.
+    fn default() -> Self {
+        Self {
+            slots: limits::SLOTS.default,
+            tenant_slots: limits::TENANT_SLOTS.default,
+            kv_store: limits::KV_STORE.default,
+        }
+    }
 }
 
 /// Where apps answer.

@@ -43,7 +43,7 @@ pub(crate) async fn create(platform: &Platform, tenant: TenantName) -> Result<()
         .await
 }
 
-/// Deletes a tenant with its tokens, certificates, secrets and uploads, and, if so wanted, with its apps and what they kept: in one
+/// Deletes a tenant with its tokens, certificates, secrets, uploads and limits, and, if so wanted, with its apps and what they kept: in one
 /// change, all or nothing. Who makes one of the same name later begins with nothing.
 pub(crate) async fn delete(
     platform: &Platform,

@@ -5,10 +5,11 @@ use model::api::NewVersion;
 use model::{
     AppId, AppName, Digest, GuestKind, Import, ManifestError, TenantName, Version, limits,
 };
+use rusqlite::Connection;
 
 use crate::control::Platform;
 use crate::natives::NativeError;
-use crate::records::{RecordsError, apps, deployments, tenants, uploads, versions};
+use crate::records::{RecordsError, apps, deployments, tenant_limits, tenants, uploads, versions};
 use crate::routes::{self, RouteRefusal};
 
 /// Why a version was not made.
@@ -28,6 +29,14 @@ pub(crate) enum VersionError {
     NoArtifact(Digest),
     #[error("the platform has {0} apps, and may have no more; delete one, or ask its operator")]
     TooManyApps(u64),
+    #[error(
+        "the tenant `{tenant}` has {found} apps, and may have {most}; delete one, or ask the platform's operator for more"
+    )]
+    TooManyOfTenant {
+        tenant: TenantName,
+        found: u64,
+        most: u64,
+    },
     #[error(
         "its manifest asks for `[reuse]`, which is for services of `wasi:http` 0.3; leave it out, or build it for WASI 0.3"
     )]
@@ -92,6 +101,8 @@ pub(crate) async fn create(
             if !tenants::exists(t, &id.tenant)? {
                 return Err(VersionError::NoTenant(id.tenant));
             }
+            // So many may have been made meanwhile, or the tenant be allowed fewer.
+            check_room(t, &id)?;
             let version = Version {
                 number: apps::next_version(t, &id)?,
                 manifest,
@@ -125,14 +136,34 @@ async fn admit(platform: &Platform, id: &AppId, wasm: Digest) -> Result<u64, Ver
             }
             let bytes = uploads::find(t, &id.tenant, &wasm)?;
             let bytes = bytes.ok_or(VersionError::NoArtifact(wasm))?;
-            let most = limits::APPS.default;
-            if apps::find(t, &id)?.is_none() && apps::count(t)? >= most {
-                return Err(VersionError::TooManyApps(most));
-            }
+            check_room(t, &id)?;
             uploads::add(t, &id.tenant, &wasm, bytes, now)?;
             Ok(bytes)
         })
         .await
+}
+
+/// Whether there may be this app: one that there is may have another version, whatever was made of the limits meanwhile.
+fn check_room(c: &Connection, id: &AppId) -> Result<(), VersionError> {
+    if apps::find(c, id)?.is_some() {
+        return Ok(());
+    }
+    if let Some(most) = tenant_limits::of(c, &id.tenant)?.apps {
+        let found = apps::count_of(c, &id.tenant)?;
+        if found >= most {
+            let tenant = id.tenant.clone();
+            return Err(VersionError::TooManyOfTenant {
+                tenant,
+                found,
+                most,
+            });
+        }
+    }
+    let most = limits::APPS.default;
+    if apps::count(c)? >= most {
+        return Err(VersionError::TooManyApps(most));
+    }
+    Ok(())
 }
 
 fn list(names: &[String]) -> String {

@@ -240,6 +240,7 @@ async fn the_newest_report_of_each_node_counts(distribution: &dyn Distribution) 
             name: name.into(),
             generation,
             secrets: 0,
+            limits: 0,
             workers: 1,
             worker_restarts: 0,
             listen: String::new(),

@@ -170,6 +170,8 @@ mod tests {
             "midge token revoke abc",
             "midge tenant create alice",
             "midge tenant list --json",
+            "midge tenant limits alice --json",
+            "midge tenant limits alice --apps 0 --slots default --kv-store 1MiB",
             "midge certificate set shop --chain a.pem --key a.key --tenant alice",
             "midge certificate list --json",
             "midge certificate delete shop",

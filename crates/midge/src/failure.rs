@@ -26,7 +26,7 @@ Exit codes:
   3    the platform refused: token, name, version, upload
   4    the platform cannot be reached
   5    the platform is already running on this data folder
-  6    deployed, or a secret set or deleted, but not live on every node within the wait, or not kept by one
+  6    deployed, or a secret or limits changed, but not live on every node within the wait, or not kept by one
   130  interrupted with Ctrl-C, before what was asked for was done";
 
 /// Why a command ends, in words for a person.

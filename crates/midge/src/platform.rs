@@ -9,8 +9,8 @@ use std::time::Instant;
 use control::Control;
 use distribution::{Distribution, NodeReport};
 use model::api::NodeStatus;
+use model::limits;
 use model::upgrade::{FORM, Offer, ToPredecessor, UpgradeWord, Upgraded};
-use model::{Secrets, limits};
 use node::Supervisor;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
@@ -125,12 +125,14 @@ impl Platform {
         let mut certificates = Certificates::open(&settings.tls.certificates, log)?;
         let distribution = wiring::distribution(&folder)?;
         let node = Node::default();
-        let (stores, stores_folder) = wiring::stores(settings).await?;
+        let (limits, to_workers) = watch::channel(Arc::default());
+        let (stores, stores_folder) = wiring::stores(settings, limits.subscribe()).await?;
         let port = sockets.port();
         let (secrets, to_guests) = watch::channel(Arc::default());
         let lent = Lent {
             stores: stores.clone(),
             secrets,
+            limits,
         };
         let control = wiring::control(settings, port, &node, &lent, &distribution, log).await?;
         join(&mut certificates, settings, &control);
@@ -139,7 +141,7 @@ impl Platform {
             match predecessor {
                 Some(predecessor) => {
                     let listen = &places.listen;
-                    take_over(&control, &lent.secrets, &*distribution, predecessor, listen).await;
+                    take_over(&control, &lent, &*distribution, predecessor, listen).await;
                 }
                 None => control.collect(),
             }
@@ -151,6 +153,7 @@ impl Platform {
                 listeners,
                 certificates: certificates.serving(),
                 secrets: to_guests,
+                limits: to_workers,
                 ticket_keys,
                 stores: (stores.clone(), stores_folder),
             };
@@ -425,11 +428,11 @@ fn older_records(settings: &Settings, supervisor: &Supervisor, control: &Control
     ))
 }
 
-/// Makes ready for serving in the place of `predecessor`, which serves meanwhile. From here on no deployment and no secret is
-/// called live before its connections take no more requests.
+/// Makes ready for serving in the place of `predecessor`, which serves meanwhile. From here on no deployment, no secret and no
+/// limit is called live before its connections take no more requests.
 async fn take_over(
     control: &Control,
-    secrets: &watch::Sender<Arc<Secrets>>,
+    lent: &Lent,
     distribution: &dyn Distribution,
     predecessor: &mut Predecessor,
     listen: &[SocketAddr],
@@ -447,7 +450,8 @@ async fn take_over(
         status: NodeStatus {
             name: predecessor_name(),
             generation: control.first_generation(),
-            secrets: secrets.borrow().revision,
+            secrets: lent.secrets.borrow().revision,
+            limits: lent.limits.borrow().revision,
             workers: 0,
             worker_restarts: 0,
             listen: listen.join(", "),

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use capabilities::kv::embedded::Stores;
-use control::{Control, ControlSettings, PublicUrl};
+use control::{Control, ControlSettings, NodeLimits, PublicUrl};
 use distribution::Distribution;
 use distribution::embedded::Embedded;
 use model::api::AppUsage;
 use model::pipe::Certificates;
 use model::ticket::TicketKeys;
-use model::{EngineSetting, Secrets};
+use model::{EngineSetting, Secrets, TenantLimits, TenantName};
 use node::{Listeners, NodeSettings, Supervisor};
 use tokio::sync::watch;
 
@@ -64,12 +64,17 @@ pub fn distribution(folder: &DataFolder) -> Result<Arc<dyn Distribution>, Failur
     Ok(Arc::new(embedded?))
 }
 
-/// The node's key-value stores, and the folder that they lie in.
-pub async fn stores(settings: &Settings) -> Result<(Stores, PathBuf), Failure> {
+/// The node's key-value stores, and the folder that they lie in. Each holds as much as `own` says of its tenant, or else the
+/// settings.
+pub async fn stores(
+    settings: &Settings,
+    own: watch::Receiver<Arc<TenantLimits>>,
+) -> Result<(Stores, PathBuf), Failure> {
     let folder = settings.data.join("stores");
-    let (path, limit) = (folder.clone(), settings.node.kv_store);
+    let (path, every) = (folder.clone(), settings.node.kv_store);
+    let limit = move |tenant: &TenantName| own.borrow().of(tenant).kv_store.unwrap_or(every);
     let opened = tokio::task::spawn_blocking(move || {
-        Stores::open(&path, limit, Arc::new(control::system_time))
+        Stores::open_limited(&path, Arc::new(limit), Arc::new(control::system_time))
     });
     let opened = opened.await.or_fail(|| "opening the stores".into())?;
     let stores = opened.map_err(|error| {
@@ -82,12 +87,14 @@ pub async fn stores(settings: &Settings) -> Result<(Stores, PathBuf), Failure> {
     Ok((stores, folder))
 }
 
-/// What guests are lent that the control plane keeps, or sees to.
+/// What the node has of the control plane, which keeps it or sees to it.
 pub struct Lent {
     /// The apps' key-value stores.
     pub stores: Stores,
     /// Every secret that is set, for the node.
     pub secrets: watch::Sender<Arc<Secrets>>,
+    /// Every limit that is a tenant's own, for the node.
+    pub limits: watch::Sender<Arc<TenantLimits>>,
 }
 
 /// The control plane over the records in the data folder; `port` is the one that apps answer at.
@@ -111,6 +118,7 @@ pub struct Handed {
     pub listeners: Listeners,
     pub certificates: watch::Receiver<Certificates>,
     pub secrets: watch::Receiver<Arc<Secrets>>,
+    pub limits: watch::Receiver<Arc<TenantLimits>>,
     /// What TLS sessions were resumed with by the node whose place this one takes.
     pub ticket_keys: Option<TicketKeys>,
     /// The key-value stores, and the folder that they lie in.
@@ -155,6 +163,12 @@ fn control_settings(
         usage: Arc::new(move || counting.usage()),
         kv: Arc::new(lent.stores.clone()),
         secrets: lent.secrets.clone(),
+        node_limits: NodeLimits {
+            slots: settings.node.slots,
+            tenant_slots: settings.node.tenant_slots,
+            kv_store: settings.node.kv_store,
+        },
+        tenant_limits: lent.limits.clone(),
         notice: Arc::new(move |text| log.warning(text)),
     }
 }
@@ -185,6 +199,7 @@ fn node_settings(
         proxy_protocol: settings.node.proxy_protocol,
         certificates: handed.certificates,
         secrets: handed.secrets,
+        limits: handed.limits,
         ticket_keys: handed.ticket_keys,
         stores: handed.stores,
         grace: settings.grace,

@@ -5,8 +5,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    AppName, CertificateName, DeploymentCause, Digest, Generation, Host, KvRevision, Manifest,
-    Millis, Revision, SecretName, SecretsRevision, StoreName, TenantName, VersionNumber,
+    AppName, CertificateName, DeploymentCause, Digest, Generation, Host, KvRevision,
+    LimitsRevision, Manifest, Millis, NewLimit, Revision, SecretName, SecretsRevision, Size,
+    StoreName, TenantName, VersionNumber,
 };
 
 /// An error, as `application/problem+json` (RFC 9457).
@@ -41,6 +42,55 @@ impl Problem {
 #[serde(deny_unknown_fields)]
 pub struct NewTenant {
     pub name: TenantName,
+}
+
+/// `PATCH /v1/tenants/{tenant}/limits`; answered with a [`TenantLimitsChanged`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewTenantLimits {
+    #[serde(default, skip_serializing_if = "NewLimit::is_keep")]
+    pub apps: NewLimit<u64>,
+    #[serde(default, skip_serializing_if = "NewLimit::is_keep")]
+    pub slots: NewLimit<u64>,
+    #[serde(default, skip_serializing_if = "NewLimit::is_keep")]
+    pub kv_store: NewLimit<Size>,
+}
+
+/// `GET /v1/tenants/{tenant}/limits`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantLimitsSummary {
+    /// Apps of the tenant.
+    pub apps: LimitSummary<u64>,
+    /// Instances of the tenant that are live at once in one worker.
+    pub slots: LimitSummary<u64>,
+    /// Bytes of keys and values of each of its key-value stores.
+    pub kv_store: LimitSummary<Size>,
+}
+
+/// A limit of a tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitSummary<T> {
+    /// What holds.
+    pub value: T,
+    /// Whether it is the tenant's own; else it is the platform's.
+    pub own: bool,
+    /// What holds for those who have none of their own.
+    pub default: T,
+    /// The most that a tenant may be given.
+    pub ceiling: T,
+    /// What is in use; left out where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used: Option<T>,
+}
+
+/// Limits of a tenant that were changed, and how far that has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantLimitsChanged {
+    pub limits: TenantLimitsSummary,
+    pub live: Live,
 }
 
 /// `POST /v1/tenants/{tenant}/artifacts/missing`: which of these must be uploaded?
@@ -90,7 +140,7 @@ pub struct Deployed {
     pub secrets_missing: Vec<SecretName>,
 }
 
-/// How many nodes serve a generation, or have a change of a secret.
+/// How many nodes serve a generation, or have a change of a secret or of a tenant's limits.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Live {
     /// Nodes on which no request sent from now on meets an older version, or an older value.
@@ -245,6 +295,8 @@ pub struct NodeStatus {
     pub generation: Generation,
     /// The change of secrets that every one of its workers has.
     pub secrets: SecretsRevision,
+    /// The change of tenants' limits that every one of its workers has.
+    pub limits: LimitsRevision,
     pub workers: u32,
     pub worker_restarts: u64,
     pub listen: String,

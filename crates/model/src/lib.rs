@@ -9,7 +9,7 @@
 //! | Route, Grant | [`Route`], [`Grants`], [`HttpGrant`] |
 //! | Artifact | [`Digest`], [`ArtifactKey`] |
 //! | Invocation | [`Outcome`], [`Usage`], [`Fault`] |
-//! | Limit | [`limits`] |
+//! | Limit | [`limits`], [`OwnLimits`] |
 //!
 //! Nothing here reads a file, a socket or a clock, and nothing here knows what runs a guest.
 
@@ -34,6 +34,7 @@ mod reuse;
 mod route;
 mod secret;
 mod signature;
+mod tenant_limits;
 pub mod ticket;
 pub mod trace;
 mod unit;
@@ -67,5 +68,6 @@ pub use reuse::Reuse;
 pub use route::{Host, PathPrefix, Route, RouteError};
 pub use secret::{Secret, SecretError, SecretId, SecretText, Secrets, SecretsRevision};
 pub use signature::{PublicKey, Purpose, SecretKey, SignatureError, Signed};
+pub use tenant_limits::{LimitsRevision, NewLimit, OwnLimits, TenantLimits};
 pub use unit::{Millis, Size, UnitError};
 pub use version::{GuestKind, Import, Version, VersionNumber};

@@ -14,7 +14,8 @@ use crate::ticket::TicketKeys;
 use crate::trace::{SampleRatio, Traced};
 use crate::{
     AppId, BuildKey, Change, Digest, EngineSetting, Generation, GuestKind, Hasher, Host, Import,
-    KvChange, KvDone, KvError, Millis, Outcome, Secret, SecretId, SecretsRevision, Size, StoreId,
+    KvChange, KvDone, KvError, LimitsRevision, Millis, Outcome, Secret, SecretId, SecretsRevision,
+    Size, StoreId, TenantName,
 };
 
 /// What a worker is told.
@@ -38,6 +39,12 @@ pub enum ToWorker {
     Secrets {
         revision: SecretsRevision,
         gone: Vec<SecretId>,
+    },
+    /// How many slots these tenants may have from now on; none: [`WorkerSettings::tenant_slots`]. Every limit of `revision` has
+    /// been told then: answer `Limits` with it. Comes before the first catalog.
+    Slots {
+        revision: LimitsRevision,
+        changes: Vec<(TenantName, Option<u64>)>,
     },
     /// Steps towards a generation. A whole catalog comes as several of these; only after the one that is
     /// `complete` is the generation reached, the new table swapped in, and `Applied` answered.
@@ -83,6 +90,10 @@ pub enum ToSupervisor {
     /// Every read from now on meets the secrets of this revision.
     Secrets {
         revision: SecretsRevision,
+    },
+    /// Every request accepted from now on meets the tenants' limits of this revision.
+    Limits {
+        revision: LimitsRevision,
     },
     /// An app is wanted that is not resident.
     WantNative {
@@ -336,6 +347,21 @@ pub struct Inspection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{MAX_NAME_BYTES, limits};
+
+    #[test]
+    fn the_slots_of_every_tenant_fit_into_one_message() {
+        let tenant = |number: u64| {
+            let name = format!("{number:a>width$}", width = MAX_NAME_BYTES);
+            (name.parse().unwrap(), Some(limits::SLOTS.ceiling))
+        };
+        let message = ToWorker::Slots {
+            revision: u64::MAX,
+            changes: (0..limits::TENANTS.default).map(tenant).collect(),
+        };
+        let length = serde_json::to_vec(&message).unwrap().len() as u64;
+        assert!(length < limits::PIPE_FRAME.default.bytes(), "{length}");
+    }
 
     #[test]
     fn a_histogram_counts_each_duration_once() {

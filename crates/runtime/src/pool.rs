@@ -3,6 +3,8 @@
 //! The last slots go to those who hold few: of them a tenant gets one only while it holds fewer than are free. Who floods
 //! takes at most half of what is left of them, and the next one to come finds room.
 //!
+//! A tenant may have as many as all others, or a number of its own.
+//!
 //! A burst may wait for a moment. Where slots have been wanting for longer, waiting helps nobody: who comes then is
 //! told at once, so that it can go elsewhere.
 
@@ -32,6 +34,8 @@ struct State {
     kept: u64,
     live: Cell<u64>,
     tenants: RefCell<HashMap<TenantName, Share>>,
+    /// How many single tenants may have instead of `tenant_slots`.
+    own: RefCell<HashMap<TenantName, u64>>,
     queue: RefCell<VecDeque<Waiter>>,
     /// When the last one was refused because all slots were taken.
     refused: Cell<Option<Instant>>,
@@ -39,9 +43,10 @@ struct State {
 }
 
 /// What one tenant has of the slots.
-#[derive(Default)]
 struct Share {
     live: u64,
+    /// How many it may have; it may hold more where this was lowered meanwhile.
+    most: u64,
     /// When the last one was refused because the tenant had all that it may have.
     refused: Option<Instant>,
 }
@@ -59,7 +64,7 @@ pub struct Slot {
 
 impl Pool {
     /// `slots` in all, at most `tenant_slots` of them for one tenant, and as many it can always have if nobody else wants
-    /// any; [`limits::SLOTS_KEPT`] percent are kept for those who hold few.
+    /// any; [`limits::SLOTS_KEPT`] percent are kept for those who hold few. [`Self::allow`] gives single tenants other numbers.
     pub fn new(slots: u64, tenant_slots: u64) -> Self {
         let kept = (slots * limits::SLOTS_KEPT.default).div_ceil(100);
         Self(Rc::new(State {
@@ -68,10 +73,28 @@ impl Pool {
             kept: kept.min(slots.saturating_sub(tenant_slots)),
             live: Cell::new(0),
             tenants: RefCell::default(),
+            own: RefCell::default(),
             queue: RefCell::default(),
             refused: Cell::default(),
             turns: Turns::default(),
         }))
+    }
+
+    /// From now on the tenant may have this many slots, at least 1; none: as many as every tenant. What it holds beyond them it
+    /// keeps until it is done.
+    pub fn allow(&self, tenant: &TenantName, slots: Option<u64>) {
+        {
+            let mut own = self.0.own.borrow_mut();
+            match slots {
+                Some(slots) => drop(own.insert(tenant.clone(), slots)),
+                None => drop(own.remove(tenant)),
+            }
+        }
+        if let Some(share) = self.0.tenants.borrow_mut().get_mut(tenant) {
+            share.most = slots.unwrap_or(self.0.tenant_slots);
+            share.refused = None;
+        }
+        while self.grant_next() {}
     }
 
     /// A slot now, or within [`limits::SLOT_WAIT`] in the order of asking; who waits for a slot of its own tenant is
@@ -113,17 +136,17 @@ impl Pool {
     fn refuse(&self, tenant: &TenantName) -> Overloaded {
         let now = Some(Instant::now());
         match self.0.tenants.borrow_mut().get_mut(tenant) {
-            Some(share) if self.is_enough(share.live) => share.refused = now,
+            Some(share) if self.is_enough(share) => share.refused = now,
             _ => self.0.refused.set(now),
         }
         Overloaded
     }
 
-    /// Whether a tenant that holds so many gets no more, though others may.
-    fn is_enough(&self, held: u64) -> bool {
+    /// Whether a tenant that has this gets no more, though others may.
+    fn is_enough(&self, share: &Share) -> bool {
         let free = self.0.slots - self.live();
-        let kept_from_it = (1..=self.0.kept).contains(&free) && held >= free;
-        held >= self.0.tenant_slots || kept_from_it
+        let kept_from_it = (1..=self.0.kept).contains(&free) && share.live >= free;
+        share.live >= share.most || kept_from_it
     }
 
     /// Slots taken now.
@@ -138,11 +161,13 @@ impl Pool {
         }
         let mut tenants = self.0.tenants.borrow_mut();
         match tenants.get_mut(tenant) {
-            Some(share) if self.is_enough(share.live) => return None,
+            Some(share) if self.is_enough(share) => return None,
             Some(share) => share.live += 1,
             None => {
+                let own = self.0.own.borrow().get(tenant).copied();
                 let share = Share {
                     live: 1,
+                    most: own.unwrap_or(self.0.tenant_slots),
                     refused: None,
                 };
                 tenants.insert(tenant.clone(), share);
@@ -172,8 +197,8 @@ impl Pool {
         }
     }
 
-    /// Hands a free slot to the first in the queue who may have it.
-    fn grant_next(&self) {
+    /// Hands a free slot to the first in the queue who may have it; whether there was one.
+    fn grant_next(&self) -> bool {
         let granted = {
             let mut queue = self.0.queue.borrow_mut();
             queue.retain(|waiter| !waiter.granted.is_closed());
@@ -183,10 +208,12 @@ impl Pool {
                 .find_map(|(i, waiter)| Some((i, self.take(&waiter.tenant)?)));
             next.and_then(|(i, slot)| Some((queue.remove(i)?, slot)))
         };
-        if let Some((waiter, slot)) = granted {
-            // Who has stopped waiting gives the slot back by dropping it.
-            let _ = waiter.granted.send(slot);
-        }
+        let Some((waiter, slot)) = granted else {
+            return false;
+        };
+        // Who has stopped waiting gives the slot back by dropping it.
+        let _ = waiter.granted.send(slot);
+        true
     }
 }
 
@@ -254,6 +281,73 @@ mod tests {
         }
         assert_eq!(pool.acquire(&alice).await.err(), Some(Overloaded));
         assert!(pool.acquire(&tenant("bob")).await.is_ok());
+        held.clear();
+        assert_eq!(pool.live(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tenant_has_as_many_as_it_was_given_whatever_the_others_have() {
+        let pool = Pool::new(10, 3);
+        let (alice, bob, carol) = (tenant("alice"), tenant("bob"), tenant("carol"));
+        pool.allow(&alice, Some(1));
+        pool.allow(&bob, Some(5));
+        // How many slots a tenant gets.
+        let all = async |who: &TenantName| {
+            let mut held = Vec::new();
+            while let Ok(slot) = pool.acquire(who).await {
+                held.push(slot);
+            }
+            held.len()
+        };
+        assert_eq!(all(&alice).await, 1);
+        assert_eq!(all(&bob).await, 5);
+        assert_eq!(all(&carol).await, 3);
+        // Even who was given all leaves the last to those who hold few.
+        pool.allow(&carol, Some(10));
+        assert_eq!(all(&carol).await, 9);
+        for who in [&alice, &bob, &carol] {
+            pool.allow(who, None);
+            assert_eq!(all(who).await, 3);
+        }
+        assert_eq!(pool.live(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slots_that_are_held_count_when_a_tenant_is_given_fewer_or_more() {
+        let pool = Pool::new(10, 3);
+        let (alice, bob) = (tenant("alice"), tenant("bob"));
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            held.push(pool.acquire(&alice).await.unwrap());
+        }
+        // It keeps what it has, and gets no more until it holds fewer than it may.
+        pool.allow(&alice, Some(1));
+        for left in [2, 1] {
+            held.pop();
+            assert_eq!(pool.live(), left);
+            assert!(pool.take(&alice).is_none());
+        }
+        held.pop();
+        held.push(pool.take(&alice).unwrap());
+        assert!(pool.take(&alice).is_none());
+        assert!(pool.take(&bob).is_some());
+        // Who waits is let in as soon as it may have more, even if others were refused a moment ago.
+        assert_eq!(pool.acquire(&alice).await.err(), Some(Overloaded));
+        pool.allow(&alice, Some(1));
+        let (second, third, fourth, ()) = tokio::join!(
+            pool.acquire(&alice),
+            pool.acquire(&alice),
+            pool.acquire(&alice),
+            async { pool.allow(&alice, Some(3)) }
+        );
+        assert!(second.is_ok() && third.is_ok());
+        assert_eq!(fourth.err(), Some(Overloaded));
+        // As the platform has it again, while it holds three.
+        held.extend([second.unwrap(), third.unwrap()]);
+        pool.allow(&alice, None);
+        assert!(pool.take(&alice).is_none());
+        held.pop();
+        assert!(pool.take(&alice).is_some());
         held.clear();
         assert_eq!(pool.live(), 0);
     }

@@ -16,6 +16,7 @@ mod problem;
 mod request;
 mod secrets;
 mod server;
+mod tenant_limits;
 mod tenants;
 mod tokens;
 mod versions;
@@ -24,7 +25,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{MethodRouter, delete, get, post, put};
+use axum::routing::{MethodRouter, delete, get, patch, post, put};
 
 use crate::control::Platform;
 pub(crate) use change::Pending;
@@ -67,6 +68,8 @@ fn operations(platform: &Arc<Platform>) -> Vec<Operation> {
             "/v1/tenants/{tenant}",
             change(delete(tenants::delete)),
         ),
+        ("get", "/limits", ask(get(tenant_limits::show))),
+        ("patch", "/limits", change(patch(tenant_limits::change))),
         ("post", "/artifacts/missing", ask(post(artifacts::missing))),
         ("put", "/artifacts/{digest}", artifact),
         ("get", "/certificates", ask(get(certificates::list))),
@@ -132,7 +135,13 @@ fn operations(platform: &Arc<Platform>) -> Vec<Operation> {
 
 /// Where an operation answers: those of a tenant lie below it.
 fn full_path(path: &str) -> String {
-    let of_a_tenant = ["/apps", "/artifacts", "/certificates", "/secrets"];
+    let of_a_tenant = [
+        "/apps",
+        "/artifacts",
+        "/certificates",
+        "/limits",
+        "/secrets",
+    ];
     if of_a_tenant.iter().any(|first| path.starts_with(first)) {
         format!("{TENANT}{path}")
     } else {

@@ -377,6 +377,7 @@ impl From<VersionError> for Refused {
             VersionError::NoReuse => (422, "reuse-refused"),
             VersionError::NoArtifact(_) => (422, "artifact-missing"),
             VersionError::TooManyApps(_) => (409, "too-many-apps"),
+            VersionError::TooManyOfTenant { .. } => (409, "too-many-apps-of-tenant"),
             VersionError::NotGranted(_) => (422, "import-not-granted"),
         };
         let title = title_of(status, "the version was not made");

@@ -58,6 +58,13 @@ pub(crate) fn count(c: &Connection) -> Result<u64, RecordsError> {
     Ok(ask.query_row([], |row| number(row, "n"))?)
 }
 
+/// How many a tenant has.
+pub(crate) fn count_of(c: &Connection, tenant: &TenantName) -> Result<u64, RecordsError> {
+    let mut ask =
+        c.prepare_cached("SELECT count(*) AS n FROM apps WHERE tenant = ?1 AND deleted = 0")?;
+    Ok(ask.query_row([tenant.as_str()], |row| number(row, "n"))?)
+}
+
 /// Makes the app if there is none, and takes the next number for a version of it.
 pub(crate) fn next_version(t: &Transaction<'_>, id: &AppId) -> Result<VersionNumber, RecordsError> {
     let mut change = t.prepare_cached(

@@ -41,6 +41,19 @@ pub(crate) fn fact(c: &Connection, key: &str) -> Result<Option<String>, RecordsE
     Ok(ask.query_row([key], |row| row.get(0)).optional()?)
 }
 
+/// The number that something is counted as; 0 before the first.
+pub(crate) fn counted(c: &Connection, key: &str) -> Result<u64, RecordsError> {
+    let unreadable = |_| RecordsError::Unreadable(format!("the fact `{key}` is no number"));
+    fact(c, key)?.map_or(Ok(0), |text| text.parse().map_err(unreadable))
+}
+
+/// Counts one more; the new number.
+pub(crate) fn count(t: &Transaction<'_>, key: &str) -> Result<u64, RecordsError> {
+    let next = counted(t, key)? + 1;
+    set_fact(t, key, &next.to_string())?;
+    Ok(next)
+}
+
 pub(crate) fn set_fact(t: &Transaction<'_>, key: &str, value: &str) -> Result<(), RecordsError> {
     t.prepare_cached(
         "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2",

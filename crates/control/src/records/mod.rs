@@ -13,6 +13,7 @@ pub(crate) mod replies;
 mod row;
 mod schema;
 pub(crate) mod secrets;
+pub(crate) mod tenant_limits;
 pub(crate) mod tenants;
 pub(crate) mod tokens;
 pub(crate) mod uploads;

@@ -42,6 +42,14 @@ pub(crate) fn number<T: TryFrom<i64>>(row: &Row<'_>, column: &str) -> Result<T> 
     T::try_from(value).map_err(|_| unreadable(column, &format!("{value} is out of range")))
 }
 
+/// A column that holds an unsigned number, or nothing.
+pub(crate) fn optional(row: &Row<'_>, column: &str) -> Result<Option<u64>> {
+    match row.get_ref(column)?.data_type() {
+        Type::Null => Ok(None),
+        _ => number(row, column).map(Some),
+    }
+}
+
 /// A column that holds a version's number, or nothing.
 pub(crate) fn version(row: &Row<'_>, column: &str) -> Result<Option<VersionNumber>> {
     let value: Option<u32> = row.get(column)?;

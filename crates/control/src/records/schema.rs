@@ -185,4 +185,14 @@ CREATE TABLE incarnations (
 INSERT INTO incarnations (tenant, app, number) SELECT name, '', 1 FROM deleted_tenants;
 INSERT INTO incarnations (tenant, app, number) SELECT tenant, name, 1 FROM apps WHERE deleted = 1;
 ",
+    "
+-- What a tenant may have instead of what the platform gives; NULL: what the platform gives.
+CREATE TABLE tenant_limits (
+    tenant TEXT NOT NULL PRIMARY KEY REFERENCES tenants (name),
+    apps INTEGER,
+    slots INTEGER,
+    kv_store INTEGER,
+    sum INTEGER NOT NULL AS (row_sum(tenant, apps, slots, kv_store)) STORED
+) STRICT, WITHOUT ROWID;
+",
 ];

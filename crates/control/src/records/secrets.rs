@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use super::{RecordsError, generations, integer, number, parsed};
 
-/// The fact that the newest change of a secret is remembered as.
+/// The fact that the newest change of a secret is counted as.
 const REVISION: &str = "secrets-revision";
 
 /// A secret of a tenant.
@@ -68,16 +68,12 @@ pub(crate) fn usage(
 
 /// The newest change of any secret; 0 before the first.
 pub(crate) fn revision(c: &Connection) -> Result<SecretsRevision, RecordsError> {
-    let found = generations::fact(c, REVISION)?;
-    let unreadable = |_| RecordsError::Unreadable(format!("the fact `{REVISION}` is no number"));
-    found.map_or(Ok(0), |text| text.parse().map_err(unreadable))
+    generations::counted(c, REVISION)
 }
 
 /// Counts a change; its number.
 pub(crate) fn next_revision(t: &Transaction<'_>) -> Result<SecretsRevision, RecordsError> {
-    let next = revision(t)? + 1;
-    generations::set_fact(t, REVISION, &next.to_string())?;
-    Ok(next)
+    generations::count(t, REVISION)
 }
 
 /// Keeps a secret, in the place of the one of its name if there is one.

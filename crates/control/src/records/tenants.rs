@@ -45,6 +45,7 @@ pub(crate) fn delete(
     now_ms: u64,
 ) -> Result<(), RecordsError> {
     super::tokens::revoke_of(t, tenant, now_ms)?;
+    super::tenant_limits::delete(t, tenant)?;
     for sql in [
         "DELETE FROM certificates WHERE tenant = ?1",
         "DELETE FROM secrets WHERE tenant = ?1",

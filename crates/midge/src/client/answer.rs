@@ -67,6 +67,9 @@ fn hint(problem: &Problem) -> Option<&'static str> {
         ("artifact-missing", _) => {
             Some("deploy it again; what was uploaded has been removed meanwhile")
         }
+        ("too-many-apps-of-tenant", _) => Some(
+            "`midge delete APP` makes room; who runs the platform gives more by `midge tenant limits TENANT --apps N`",
+        ),
         ("no-earlier-version", _) => {
             Some("`midge rollback APP --to N` names one; `midge versions APP` lists them")
         }

@@ -128,6 +128,18 @@ impl Client {
         self.document(answer).await
     }
 
+    /// Changes what lies at `path` where the document says something.
+    pub async fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Failure> {
+        let body = serde_json::to_vec(body).expect("every request has a JSON form");
+        let content = Content::Json(body.into());
+        let answer = self.ask(Method::PATCH, path, content).await?;
+        self.document(answer).await
+    }
+
     /// What lies at `path`, as it is.
     pub async fn bytes(&self, path: &str) -> Result<Bytes, Failure> {
         let answer = self.ask(Method::GET, path, Content::None).await?;

@@ -43,6 +43,8 @@ impl Plane {
                 Arc::new(Stores::open(&data.join("stores"), Size::mib(1), clock).unwrap())
             },
             secrets: tokio::sync::watch::Sender::default(),
+            node_limits: control::NodeLimits::default(),
+            tenant_limits: tokio::sync::watch::Sender::default(),
             notice: Arc::new(|_| ()),
         };
         let distribution = Arc::new(Embedded::new(data.join("artifacts")).unwrap());

@@ -31,7 +31,7 @@ use distribution::Distribution;
 use model::api::AppUsage;
 use model::pipe::{Certificates, EgressSettings, Ending, WorkerSettings};
 use model::ticket::TicketKeys;
-use model::{Generation, Host, Millis, PublicKey, Secrets, Size, limits};
+use model::{Generation, Host, Millis, PublicKey, Secrets, Size, TenantLimits, limits};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -94,6 +94,8 @@ pub struct NodeSettings {
     pub certificates: watch::Receiver<Certificates>,
     /// What guests read by the names that they were granted.
     pub secrets: watch::Receiver<Arc<Secrets>>,
+    /// What tenants may have that have limits of their own.
+    pub limits: watch::Receiver<Arc<TenantLimits>>,
     /// What TLS sessions were resumed with by the node whose place this one takes.
     pub ticket_keys: Option<TicketKeys>,
     /// [`limits::GRACE`]
@@ -198,6 +200,7 @@ impl Supervisor {
             notice: settings.notice.clone(),
             certificates: settings.certificates,
             secrets: settings.secrets,
+            limits: settings.limits,
             ticket_keys,
             stores: settings.stores.0,
             stores_folder: settings.stores.1.to_string_lossy().into_owned(),

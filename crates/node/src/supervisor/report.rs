@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use distribution::{Distribution, NodeReport};
 use model::api::NodeStatus;
-use model::{Generation, SecretsRevision};
+use model::{Generation, LimitsRevision, SecretsRevision};
 use tokio::sync::watch;
 
 use super::plan;
@@ -16,6 +16,8 @@ pub struct Standing {
     pub applied: Vec<Option<Generation>>,
     /// By worker slot, the change of secrets that every read from now on meets; none while nothing is accepted.
     pub secrets: Vec<Option<SecretsRevision>>,
+    /// By worker slot, the change of tenants' limits that every request accepted from now on meets; none while nothing is accepted.
+    pub limits: Vec<Option<LimitsRevision>>,
     /// By worker slot, whether no connection takes another request.
     pub settled: Vec<bool>,
     /// By worker slot, the process.
@@ -36,6 +38,7 @@ impl Standing {
         Self {
             applied: vec![None; slots],
             secrets: vec![None; slots],
+            limits: vec![None; slots],
             settled: vec![false; slots],
             processes: vec![None; slots],
             ..Self::default()
@@ -60,11 +63,13 @@ pub async fn report(
     let mut last = None;
     let mut live = 0;
     let mut secrets = 0;
+    let mut limits = 0;
     loop {
         let report = {
             let standing = standing.borrow_and_update();
             live = plan::live(live, standing.kept, &standing.applied);
             secrets = plan::reached(secrets, standing.secrets.iter().copied());
+            limits = plan::reached(limits, standing.limits.iter().copied());
             // Told once it is served: who waits for that would take it for a refusal.
             let not_kept = standing.not_kept.as_ref();
             let not_kept = not_kept.filter(|_| live >= standing.kept);
@@ -73,6 +78,7 @@ pub async fn report(
                     name: name.clone(),
                     generation: live,
                     secrets,
+                    limits,
                     workers: standing.applied.len() as u32,
                     worker_restarts: standing.worker_restarts,
                     listen: listen.clone(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use capabilities::kv::embedded::StoresError;
 use distribution::embedded::Embedded;
 use distribution::{NodeReport, Publication};
-use model::{Catalog, Change, Signed};
+use model::{Catalog, Change, OwnLimits, Signed};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -50,6 +50,7 @@ fn keep(folder: &Path) -> Stores {
 struct Trial {
     supervisor: Supervisor,
     distribution: Arc<Embedded>,
+    limits: watch::Sender<Arc<TenantLimits>>,
     address: SocketAddr,
     notices: Arc<Mutex<Vec<String>>>,
 }
@@ -74,6 +75,7 @@ impl Trial {
         if let Some(catalog) = published {
             publish(&distribution, catalog).await;
         }
+        let limits = watch::Sender::<Arc<TenantLimits>>::default();
         let notices = Arc::new(Mutex::new(Vec::new()));
         let told = notices.clone();
         let key = example::key(7).public();
@@ -97,6 +99,7 @@ impl Trial {
             egress: Default::default(),
             certificates: tokio::sync::watch::Sender::new(Default::default()).subscribe(),
             secrets: tokio::sync::watch::Sender::new(Default::default()).subscribe(),
+            limits: limits.subscribe(),
             ticket_keys: None,
             proxy_protocol: false,
             default_host: None,
@@ -114,6 +117,7 @@ impl Trial {
             address: supervisor.local_addrs()[0],
             supervisor,
             distribution,
+            limits,
             notices,
         })
     }
@@ -172,6 +176,16 @@ impl Trial {
     fn was_told(&self, part: &str) -> bool {
         let notices = self.notices.lock().unwrap();
         notices.iter().any(|notice| notice.contains(part))
+    }
+
+    /// Stops a worker's process, as if it hung.
+    async fn hang(&self, slot: usize) {
+        let stopped = self.signal(slot, Signal::STOP);
+        // A process that runs on another core may go on for a moment.
+        let stat = format!("/proc/{stopped}/stat");
+        while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 }
 
@@ -254,17 +268,37 @@ async fn a_silent_worker_is_replaced_and_live_waits_for_its_successor() {
     let folder = tempfile::tempdir().unwrap();
     let all = example::catalogs(3);
     let trial = Trial::start(folder.path(), 2, Some(&all[1])).await;
-    let stopped = trial.signal(1, Signal::STOP);
-    // A process that runs on another core may go on for a moment.
-    let stat = format!("/proc/{stopped}/stat");
-    while !std::fs::read_to_string(&stat).unwrap().contains(") T ") {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    trial.hang(1).await;
     publish(&trial.distribution, &all[2]).await;
     // The first report of the new generation counts the restart already: nobody was told `live` before it.
     let live = trial.reports(|report| report.status.generation == 2).await;
     assert_eq!(live.status.worker_restarts, 1);
     assert!(trial.was_told("worker 1 was killed: it said nothing for 2s"));
+    trial.supervisor.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_limits_is_reported_once_every_worker_and_every_successor_has_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let all = example::catalogs(2);
+    let trial = Trial::start(folder.path(), 2, Some(&all[1])).await;
+    let set = |revision| {
+        let own = OwnLimits {
+            slots: Some(revision),
+            ..OwnLimits::default()
+        };
+        trial.limits.send_replace(Arc::new(TenantLimits {
+            revision,
+            all: [("alice".parse().unwrap(), own)].into(),
+        }));
+    };
+    set(1);
+    let told = trial.reports(|report| report.status.limits == 1).await;
+    assert_eq!(told.status.worker_restarts, 0);
+    trial.hang(1).await;
+    set(2);
+    let told = trial.reports(|report| report.status.limits == 2).await;
+    assert_eq!(told.status.worker_restarts, 1);
     trial.supervisor.stop().await;
 }
 

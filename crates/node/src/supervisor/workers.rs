@@ -14,7 +14,7 @@ use capabilities::kv::embedded::Stores;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use model::pipe::{Certificates, Ending, ToSupervisor, ToWorker, WorkerSettings};
 use model::ticket::TicketKeys;
-use model::{Catalog, Digest, EngineSetting, Millis, Secrets, limits};
+use model::{Catalog, Digest, EngineSetting, Millis, Secrets, TenantLimits, limits};
 use tokio::process::{Child, Command};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
@@ -47,6 +47,7 @@ pub struct Node {
     pub catalogs: watch::Receiver<Arc<Catalog>>,
     pub certificates: watch::Receiver<Certificates>,
     pub secrets: watch::Receiver<Arc<Secrets>>,
+    pub limits: watch::Receiver<Arc<TenantLimits>>,
     pub ticket_keys: watch::Receiver<TicketKeys>,
     pub stores: Stores,
     pub stores_folder: String,
@@ -108,6 +109,7 @@ pub async fn keep(mut slot: Slot, node: Arc<Node>) {
         node.standing.send_modify(|standing| {
             standing.applied[number] = None;
             standing.secrets[number] = None;
+            standing.limits[number] = None;
             standing.processes[number] = None;
             standing.settled[number] = stops;
             standing.worker_restarts += u64::from(!stops);
@@ -230,7 +232,8 @@ async fn converse(
 ) -> End {
     let number = slot.settings.slot as usize;
     let (say, said) = mpsc::channel(limits::WORKER_QUEUE.default as usize);
-    let (certified, sealing, entrusted) = (Notify::new(), Notify::new(), Notify::new());
+    let (certified, sealing) = (Notify::new(), Notify::new());
+    let (entrusted, limited) = (Notify::new(), Notify::new());
     let (ready, _) = watch::channel(false);
     let heard = AtomicBool::new(false);
     let until_ready = || {
@@ -248,9 +251,11 @@ async fn converse(
             certified.notified().await;
             sealing.notified().await;
             entrusted.notified().await;
+            limited.notified().await;
         }) => end,
         end = tell_certificates(node.certificates.clone(), &say, &certified) => end,
         end = tell_secrets(node.secrets.clone(), &say, &entrusted) => end,
+        end = tell_limits(node.limits.clone(), &say, &limited) => end,
         end = tell_ticket_keys(node.ticket_keys.clone(), &say, &sealing) => end,
         end = keep_stores(stores, node) => end,
         end = watch_over(&say, until_ready(), &heard) => end,
@@ -294,6 +299,9 @@ async fn listen(
             ToSupervisor::Secrets { revision } => node
                 .standing
                 .send_modify(|standing| standing.secrets[number] = Some(revision)),
+            ToSupervisor::Limits { revision } => node
+                .standing
+                .send_modify(|standing| standing.limits[number] = Some(revision)),
             ToSupervisor::WantNative { wasm, setting } => {
                 match node.artifacts.ready((wasm, setting)) {
                     Some(native) => drop(say.send(word(wasm, setting, native)).await),
@@ -411,6 +419,29 @@ async fn tell_secrets(
         told.notify_one();
         known = newest;
         if secrets.changed().await.is_err() {
+            // Nobody changes them any longer; what was told stays.
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Tells a worker which tenants have slots of their own number, and each change of that.
+async fn tell_limits(
+    mut limits: watch::Receiver<Arc<TenantLimits>>,
+    say: &mpsc::Sender<Word>,
+    told: &Notify,
+) -> End {
+    let mut known = Arc::new(TenantLimits::default());
+    loop {
+        let newest = limits.borrow_and_update().clone();
+        let message = ToWorker::Slots {
+            revision: newest.revision,
+            changes: newest.slots_since(&known),
+        };
+        let _ = say.send(message.into()).await;
+        told.notify_one();
+        known = newest;
+        if limits.changed().await.is_err() {
             // Nobody changes them any longer; what was told stays.
             return std::future::pending().await;
         }

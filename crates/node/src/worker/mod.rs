@@ -265,6 +265,12 @@ impl Control {
                     }
                     outbox.put(ToSupervisor::Secrets { revision });
                 }
+                ToWorker::Slots { revision, changes } => {
+                    for (tenant, slots) in changes {
+                        self.worker.pool.allow(&tenant, slots);
+                    }
+                    outbox.put(ToSupervisor::Limits { revision });
+                }
                 ToWorker::Apply {
                     generation,
                     changes,

@@ -19,7 +19,7 @@ use model::{Item, KeyPage, KvChange, KvDone, KvError, Size, StoreId, StoreUsage,
 
 use super::{KeyValue, check_changes, check_key};
 use record::Record;
-pub use writer::{Jobs, Stores, StoresError};
+pub use writer::{Jobs, LimitOf, Stores, StoresError};
 
 /// The time, in milliseconds since 1970-01-01T00:00:00Z.
 pub type Clock = Arc<dyn Fn() -> u64 + Send + Sync>;

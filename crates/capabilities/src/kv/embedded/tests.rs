@@ -42,6 +42,44 @@ async fn the_contract_holds() {
     contract::holds(&stores, LIMIT, &pass).await;
 }
 
+#[tokio::test]
+async fn a_tenants_own_limit_counts_from_the_next_change_on_and_for_its_stores_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let hers = Arc::new(AtomicU64::new(4));
+    let asked = hers.clone();
+    let limit: LimitOf = Arc::new(move |tenant| match tenant.as_str() {
+        "alice" => Size(asked.load(Ordering::Relaxed)),
+        _ => LIMIT,
+    });
+    let stores = Stores::open_limited(folder.path(), limit, clock().0).unwrap();
+    let (alices, bobs) = (store("alice/a", "s"), store("bob/a", "s"));
+    let change = async |store: &StoreId, key: &str, value: &str| {
+        let done = stores.change(store, vec![set(key, value)]).await;
+        done.map(drop)
+    };
+    let full = |wanted, limit| {
+        Err(KvError::StoreFull {
+            wanted: Size(wanted),
+            limit: Size(limit),
+        })
+    };
+    assert_eq!(change(&alices, "k", "123").await, Ok(()));
+    assert_eq!(change(&alices, "k", "1234").await, full(5, 4));
+    assert_eq!(change(&bobs, "k", "1234").await, Ok(()));
+    // Another store of hers has as much again.
+    assert_eq!(change(&store("alice/a", "t"), "k", "123").await, Ok(()));
+
+    hers.store(5, Ordering::Relaxed);
+    assert_eq!(change(&alices, "k", "1234").await, Ok(()));
+    // Over a limit that was lowered, a store keeps what it has and may only shrink.
+    hers.store(0, Ordering::Relaxed);
+    assert_eq!(change(&alices, "l", "").await, full(6, 0));
+    assert_eq!(change(&alices, "k", "4321").await, Ok(()));
+    assert_eq!(change(&alices, "k", "1").await, Ok(()));
+    assert_eq!(change(&alices, "k", "12").await, full(3, 0));
+    assert_eq!(change(&store("alice/b", "s"), "k", "").await, full(1, 0));
+}
+
 /// Stores whose keys nothing frames: tenant, app, store and key one after the other.
 struct Unframed(Stores);
 

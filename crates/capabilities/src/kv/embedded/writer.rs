@@ -3,13 +3,16 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use heed::types::Bytes as Raw;
 use heed::{CommitOrAbort, CompactionOption, Env, EnvFlags, MdbError, RwTxn};
-use model::{KvChange, KvDone, KvError, Owner, Size, StoreId, StoreName, StoreUsage, limits};
+use model::{
+    KvChange, KvDone, KvError, Owner, Size, StoreId, StoreName, StoreUsage, TenantName, limits,
+};
 use tokio::sync::{oneshot, watch};
 
 use super::apply::{Applier, Refused};
@@ -40,6 +43,9 @@ pub enum StoresError {
 /// everything that was handed to it.
 pub type Stores = Lent<Jobs>;
 
+/// What each store of a tenant may hold. Asked for every change, so that a new answer counts from the next one on.
+pub type LimitOf = Arc<dyn Fn(&TenantName) -> Size + Send + Sync>;
+
 /// The way to the writer.
 #[derive(Clone)]
 pub struct Jobs {
@@ -63,6 +69,11 @@ enum Job {
 impl Lent<Jobs> {
     /// Opens the stores in `folder`, or makes them; each may hold `limit`.
     pub fn open(folder: &Path, limit: Size, clock: Clock) -> Result<Self, StoresError> {
+        Self::open_limited(folder, Arc::new(move |_| limit), clock)
+    }
+
+    /// As [`Self::open`], where tenants may have limits of their own.
+    pub fn open_limited(folder: &Path, limit: LimitOf, clock: Clock) -> Result<Self, StoresError> {
         std::fs::create_dir_all(folder)?;
         let env = open(folder, EnvFlags::empty())?;
         env.clear_stale_readers()?;
@@ -211,7 +222,7 @@ fn sync_names(folder: &Path) -> io::Result<()> {
 struct Writer {
     env: Env,
     table: Table,
-    limit: Size,
+    limit: LimitOf,
     clock: Clock,
     /// Where it is told why nothing is written any longer.
     fail: watch::Sender<Option<String>>,
@@ -295,10 +306,10 @@ impl Writer {
     }
 
     fn together(&self, changes: &[(StoreId, Vec<KvChange>)]) -> Result<Outcomes, heed::Error> {
-        let applier = self.applier();
         let mut txn = self.env.write_txn()?;
         let mut outcomes = Vec::with_capacity(changes.len());
         for (store, changes) in changes {
+            let applier = self.applier((self.limit)(&store.owner.app.tenant));
             let applied = match changes.as_slice() {
                 [_] => applier.apply(&mut txn, store, changes),
                 several => {
@@ -323,7 +334,8 @@ impl Writer {
 
     /// Clears away values that are over and stores of apps that are gone, some at a time.
     fn clear(&mut self, doomed: Vec<(Owner, Forgotten)>) -> Result<bool, heed::Error> {
-        let applier = self.applier();
+        // No store grows by this.
+        let applier = self.applier(Size(0));
         let most = limits::KV_EXPIRED.default;
         let cleared = self.in_one(|txn| {
             for (owner, _) in &doomed {
@@ -389,10 +401,10 @@ impl Writer {
         }
     }
 
-    fn applier(&self) -> Applier {
+    fn applier(&self, limit: Size) -> Applier {
         Applier {
             table: self.table,
-            limit: self.limit,
+            limit,
             now_ms: (self.clock)(),
         }
     }

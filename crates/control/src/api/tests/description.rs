@@ -50,7 +50,11 @@ fn bodies() -> BTreeMap<&'static str, Value> {
     let live = json!({ "nodes": 1, "of": 1, "elapsed_ms": 1, "refusals": ["a"] });
     let scope = json!({ "tenant": "a", "app": "a", "verb": "read" });
     let token = json!({ "id": "a", "label": "a", "scope": scope, "created_ms": 1, "expires_ms": 1, "last_used_ms": 1 });
-    let node = json!({ "name": "a", "generation": 1, "secrets": 1, "workers": 1, "worker_restarts": 1, "listen": "a" });
+    let node = json!({ "name": "a", "generation": 1, "secrets": 1, "limits": 1, "workers": 1, "worker_restarts": 1, "listen": "a" });
+    let count = json!({ "value": 1, "own": true, "default": 1, "ceiling": 1, "used": 1 });
+    let size =
+        json!({ "value": "1B", "own": true, "default": "1B", "ceiling": "1B", "used": "1B" });
+    let limits = json!({ "apps": count, "slots": count, "kv_store": size });
     let usage = json!({ "cpu_us": 1, "wall_us": 1, "instantiate_us": 1, "memory_bytes": 1, "bytes_in": 1, "bytes_out": 1 });
     let done = json!({ "method": "GET", "host": "a", "path": "/", "status": 1, "outcome": "ok", "usage": usage, "cold": true, "client": "a" });
     let record = json!({ "time_ms": 1, "tenant": "a", "app": "a", "version": 1, "digest": Digest::of(b"a"),
@@ -63,6 +67,20 @@ fn bodies() -> BTreeMap<&'static str, Value> {
             ),
         ),
         ("NewTenant", same::<api::NewTenant>(json!({ "name": "a" }))),
+        (
+            "NewTenantLimits",
+            same::<api::NewTenantLimits>(json!({ "apps": 1, "slots": null, "kv_store": "1B" })),
+        ),
+        ("CountLimit", same::<api::LimitSummary<u64>>(count)),
+        ("SizeLimit", same::<api::LimitSummary<model::Size>>(size)),
+        (
+            "TenantLimitsSummary",
+            same::<api::TenantLimitsSummary>(limits.clone()),
+        ),
+        (
+            "TenantLimitsChanged",
+            same::<api::TenantLimitsChanged>(json!({ "limits": limits, "live": live })),
+        ),
         ("Missing", same::<api::Missing>(json!({ "digests": [] }))),
         (
             "RouteClaim",

@@ -12,6 +12,7 @@ mod operators;
 mod requests;
 mod secrets;
 mod stores;
+mod tenant_limits;
 mod tenants;
 mod tokens;
 
@@ -125,6 +126,8 @@ fn settings(data: &std::path::Path) -> ControlSettings {
         }),
         kv: stores(&data.join("stores")),
         secrets: tokio::sync::watch::Sender::default(),
+        node_limits: crate::settings::NodeLimits::default(),
+        tenant_limits: tokio::sync::watch::Sender::default(),
         notice: Arc::new(|_| ()),
     }
 }
@@ -312,6 +315,7 @@ impl Api {
                 name: "a".into(),
                 generation,
                 secrets: generation,
+                limits: generation,
                 workers: 1,
                 worker_restarts: 0,
                 listen: "127.0.0.1:8080".into(),

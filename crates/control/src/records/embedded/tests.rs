@@ -228,12 +228,31 @@ fn what_an_older_schema_had_deleted_is_not_what_comes_to_be_of_its_name() {
     }
 }
 
+/// What one of schema 5 had besides.
+const OF_SCHEMA_5: &str = "
+INSERT INTO incarnations (tenant, app, number) VALUES ('gone', 'shop', 1);
+";
+
 #[test]
 fn records_of_an_older_schema_are_taken_over_with_all_that_they_hold() {
-    let rows = [OF_SCHEMA_1, OF_SCHEMA_2, OF_SCHEMA_3, OF_SCHEMA_4];
-    let newer = ["certificates", "secrets", "deleted_tenants"];
+    let rows = [
+        OF_SCHEMA_1,
+        OF_SCHEMA_2,
+        OF_SCHEMA_3,
+        OF_SCHEMA_4,
+        OF_SCHEMA_5,
+    ];
+    // Since which schema there is what is empty at first.
+    let tables = [
+        (2, "certificates"),
+        (3, "secrets"),
+        (4, "deleted_tenants"),
+        (6, "tenant_limits"),
+    ];
     for schema in 1..=rows.len() {
-        taken_over(schema as u32, &rows[..schema], &newer[schema - 1..]);
+        let newer = tables.iter().filter(|(since, _)| *since > schema);
+        let newer: Vec<&str> = newer.map(|(_, table)| *table).collect();
+        taken_over(schema as u32, &rows[..schema], &newer);
     }
 }
 

@@ -975,7 +975,7 @@ fn who_calls_without_end_is_refused_and_others_are_answered_meanwhile() {
 }
 
 #[test]
-fn values_that_come_over_the_api_are_bounded_in_sum() {
+fn values_that_come_over_the_api_are_bounded_for_each_tenant() {
     let platform = Platform::start();
     platform.deploy_with("shop", &guest("kv_spin"), GRANT);
     let path = platform.api.path("apps/shop/kv/default/key");
@@ -993,21 +993,25 @@ fn values_that_come_over_the_api_are_bounded_in_sum() {
         connection.send(b"x").unwrap();
         connection
     };
-    let mut begun = vec![begin(), begin()];
-    // One more is refused, once both are known of.
-    eventually("the third finds no room", || {
+    let begun = begin();
+    // One more is refused, once that is known of.
+    eventually("the second finds no room", || {
         let mut more = begin();
         more.stream()
             .set_read_timeout(Some(Duration::from_millis(300)))
             .unwrap();
         match more.reply("PUT") {
             Ok(reply) => Some(reply.is(503).mentions("stores-busy")),
-            // It is one of two itself, until those have arrived.
+            // It is the first itself, until that has arrived.
             Err(_) => None,
         }
     });
-    begun.clear();
     let kind = "content-type: application/octet-stream\r\n";
+    let bob = platform.api.new_tenant("bob");
+    bob.deploy(&manifest_of("shop", GRANT), &guest("kv_spin"));
+    let theirs = bob.path("apps/shop/kv/default/key");
+    bob.send("PUT", &theirs, kind, &[0; 25 << 20]).is(200);
+    drop(begun);
     eventually("there is room again", || {
         let answer = platform.api.send("PUT", &path, kind, &[0; 1 << 20]);
         (answer.reply.status() == 200).then_some(())

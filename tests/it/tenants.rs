@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tests::{Api, Connection, Platform, Ran, bare, eventually, guest, manifest_of};
+use tests::{Api, Connection, Guest, Platform, Ran, bare, eventually, guest, manifest_of};
 
 use crate::secrets::{Twice, put};
 
@@ -264,6 +264,7 @@ fn who_outlives_its_tenant_meets_nothing_of_the_next_one_of_its_name() {
     alice.deploy(&manifest_of("shop", GRANT), &guest("kv_spin"));
     let stores = |alice: &Api| alice.get(&alice.path("apps/shop/kv")).is(200).json;
     assert_eq!(stores(&alice), json!([]));
+    assert_eq!(alice.get("usage").is(200).json["apps"], json!([]));
     put(&alice, "stripe-key", "new");
     platform
         .post("shop.alice", "/set/default?k", b"new")
@@ -367,7 +368,7 @@ fn a_tenant_makes_as_many_apps_as_it_was_given() {
     limit(&platform, &["--apps", "1"]);
     deploy("alice")
         .exits(3)
-        .says("the tenant `alice` has 1 apps, and may have 1")
+        .says("the tenant `alice` may have 1 app, and has 1")
         .says("midge delete APP")
         .says("midge tenant limits TENANT --apps N");
     // Who has it may have another version of it, and others have as many as before.
@@ -511,6 +512,29 @@ fn a_tenant_has_the_slots_that_it_was_given() {
     eventually("alice has as many as others", || {
         (flood(&platform, "alice").len() == 4).then_some(())
     });
+}
+
+/// Who has no slot left takes none from others: not even where an instance only waits for its next request.
+#[test]
+fn a_tenant_at_its_limit_ends_no_instance_of_others() {
+    let platform = Platform::configured("workers = 1");
+    for tenant in ["alice", "bob"] {
+        platform.api.new_tenant(tenant);
+    }
+    let alice = platform.api.of("alice");
+    alice.deploy(&bare("slow"), &guest("slow"));
+    let reused = manifest_of("count", "[reuse]\nidle = '10s'");
+    let count = Guest::Service("count").bytes();
+    platform.api.of("bob").deploy(&reused, &count);
+    limit(&platform, &["--slots", "1"]);
+    let parked = flood(&platform, "alice");
+    assert_eq!(parked.len(), 1);
+    for number in 1..=3 {
+        let refused = platform.get("slow.alice", "/1/1");
+        refused.is(503).fails("overloaded");
+        let counted = platform.get("count.bob", "/").is(200);
+        counted.says(&number.to_string());
+    }
 }
 
 #[test]

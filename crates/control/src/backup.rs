@@ -59,6 +59,9 @@ impl Control {
 }
 
 pub(crate) async fn prepare(platform: &Arc<Platform>) -> Result<Backup, BackupError> {
+    // Before the records: what was deleted when the stores were copied is deleted there as well, and no store is of an app
+    // that the records are yet to know.
+    let stores = copy_stores(platform).await?;
     let snapshot = snapshot(platform).await?;
     let path = snapshot.to_path_buf();
     let wasms = blocking(move || {
@@ -66,8 +69,6 @@ pub(crate) async fn prepare(platform: &Arc<Platform>) -> Result<Backup, BackupEr
         Ok(versions::wasms(&connection)?)
     })
     .await?;
-    // After the records: what an app of theirs kept until now is in it.
-    let stores = copy_stores(platform).await?;
     let keys = platform.settings.data.join("keys");
     let mut named = vec![("records.db".to_owned(), snapshot.to_path_buf())];
     named.extend(keys::FILES.map(|name| (format!("keys/{name}"), keys.join(name))));

@@ -20,6 +20,7 @@ use crate::keys::{KeyError, Keys, PublicKeys};
 use crate::mend;
 use crate::natives::{self, Natives, has_digest};
 use crate::pins::Pins;
+use crate::receiving::Receiving;
 use crate::records::{Records, RecordsError, versions};
 use crate::secrets::Secrets;
 use crate::settings::{Clock, ControlSettings};
@@ -74,8 +75,7 @@ pub(crate) struct Platform {
     pub secrets: Secrets,
     pub tenant_limits: TenantLimits,
     pub pins: Pins,
-    /// Bytes of values for stores that may come in at once.
-    pub values: tokio::sync::Semaphore,
+    pub receiving: Receiving,
     pub failures: Failures,
     pub pending: Pending,
     /// For files that are not yet what they are to become.
@@ -159,7 +159,7 @@ impl Control {
             certificates: certificates.clone(),
             secrets,
             tenant_limits,
-            values: tokio::sync::Semaphore::new(limits::KV_RECEIVING.default.as_usize()),
+            receiving: Receiving::default(),
             pins: Pins::default(),
             failures: Failures::default(),
             pending: Pending::default(),

@@ -22,6 +22,7 @@ use crate::records::{
     tenants, versions,
 };
 use crate::routes::{self, RouteRefusal};
+use crate::tokens::{self, AuthError};
 
 /// Why a pointer was not moved.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +53,8 @@ pub(crate) enum DeployError {
     QueueFull(u64),
     #[error("the platform is stopping; try again when it is back")]
     Stopping,
+    #[error(transparent)]
+    Ended(#[from] AuthError),
     #[error(transparent)]
     Records(#[from] RecordsError),
 }
@@ -274,6 +277,8 @@ impl Mover {
         wanted: Move,
     ) -> Result<(Deployment, Publication), DeployError> {
         let id = wanted.id;
+        // It may have ended while the version was compiled.
+        tokens::holds(t, &wanted.by, wanted.at_ms)?;
         let app = apps::find(t, &id)?.ok_or_else(|| DeployError::NoApp(id.clone()))?;
         let found = app.present();
         if let Some(expected) = wanted.expect.filter(|expected| *expected != found) {

@@ -17,6 +17,7 @@ mod live;
 mod mend;
 mod natives;
 mod pins;
+mod receiving;
 mod records;
 mod restore;
 mod rollout;

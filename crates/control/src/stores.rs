@@ -18,7 +18,8 @@ pub enum StoresError {
 }
 
 /// Whose stores no app has: a crash, or what a guest wrote that ran on after its app was deleted, left them. An app
-/// that comes later is none of these.
+/// that comes later is none of these: its number passes theirs, or, where an app that is there has a lower one than its
+/// stores say (the records are older than the stores), they are removed at once.
 pub(crate) async fn of_nobody(
     records: &Records,
     kv: &dyn Keeper,
@@ -27,21 +28,26 @@ pub(crate) async fn of_nobody(
     if owners.is_empty() {
         return Ok(owners);
     }
-    let of_nobody = records
+    let (of_nobody, ahead) = records
         .write(move |t| {
-            let mut of_nobody = Vec::new();
+            let (mut of_nobody, mut ahead) = (Vec::new(), Vec::new());
             for owner in owners {
-                let app = apps::find(t, &owner.app)?;
-                if app.is_none() {
+                let present = incarnations::of(t, &owner.app)?.app;
+                if apps::find(t, &owner.app)?.is_none() {
                     incarnations::pass(t, &owner)?;
-                }
-                if app.is_none() || incarnations::of(t, &owner.app)?.app != owner.incarnation {
+                    of_nobody.push(owner);
+                } else if owner.incarnation > present {
+                    ahead.push(owner);
+                } else if owner.incarnation < present {
                     of_nobody.push(owner);
                 }
             }
-            Ok::<_, RecordsError>(of_nobody)
+            Ok::<_, RecordsError>((of_nobody, ahead))
         })
         .await?;
+    for owner in &ahead {
+        kv.forget(owner).await?;
+    }
     Ok(of_nobody)
 }
 

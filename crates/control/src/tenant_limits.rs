@@ -178,7 +178,7 @@ impl Bounds {
                 name: "apps",
                 default: limits::APPS.default,
                 ceiling: limits::APPS.default,
-                reason: "as many as the whole platform (`control.apps`)",
+                reason: "as many as the whole platform",
             },
             slots: Bound {
                 name: "slots",
@@ -190,7 +190,7 @@ impl Bounds {
                 name: "kv-store",
                 default: node.kv_store,
                 ceiling: limits::KV_STORE.ceiling,
-                reason: "the most that any store may hold (`node.kv-store`)",
+                reason: "the most that any store may hold",
             },
         }
     }

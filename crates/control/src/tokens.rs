@@ -6,6 +6,7 @@ use std::path::Path;
 
 use model::api::{CreatedToken, NewToken, Scope, TokenSummary, Verb};
 use model::{Digest, TenantName, limits};
+use rusqlite::Connection;
 
 use crate::auth::{Caller, TokenText};
 use crate::control::Platform;
@@ -68,6 +69,8 @@ pub(crate) enum TokenError {
     #[error("while writing the token to a file: {0}")]
     File(std::io::Error),
     #[error(transparent)]
+    Ended(#[from] AuthError),
+    #[error(transparent)]
     Records(#[from] RecordsError),
 }
 
@@ -97,13 +100,14 @@ pub(crate) async fn authenticate(
 
 /// Whether a caller's token still holds: it may have ended since the request began.
 pub(crate) async fn still_holds(platform: &Platform, caller: &Caller) -> Result<(), AuthError> {
-    let id = caller.token.clone();
-    let token = platform
-        .records
-        .read(move |c| tokens::find(c, &id))
-        .await?
-        .ok_or(AuthError::Unknown)?;
-    alive(&token, platform.now())
+    let (id, now) = (caller.token.clone(), platform.now());
+    platform.records.read(move |c| holds(c, &id, now)).await
+}
+
+/// The same of the token with this id, within what it is shown for: nothing ends it before that is done.
+pub(crate) fn holds(c: &Connection, id: &str, now: u64) -> Result<(), AuthError> {
+    let token = tokens::find(c, id)?.ok_or(AuthError::Unknown)?;
+    alive(&token, now)
 }
 
 async fn find(platform: &Platform, token: TokenText, now: u64) -> Result<Caller, AuthError> {
@@ -164,10 +168,17 @@ pub(crate) async fn create(
     if new.expires_in.is_some_and(|time| time.0 == 0) {
         return Err(TokenError::ExpiresAtOnce);
     }
-    add(platform, &caller.token, new).await
+    add(platform, Maker::Caller(caller.token.clone()), new).await
 }
 
-async fn add(platform: &Platform, by: &str, new: NewToken) -> Result<CreatedToken, TokenError> {
+/// Who makes a token.
+enum Maker {
+    /// Who shows the token with this id.
+    Caller(String),
+    Platform,
+}
+
+async fn add(platform: &Platform, by: Maker, new: NewToken) -> Result<CreatedToken, TokenError> {
     let token = TokenText::make().map_err(TokenError::Random)?;
     let now = platform.now();
     let summary = TokenSummary {
@@ -178,10 +189,17 @@ async fn add(platform: &Platform, by: &str, new: NewToken) -> Result<CreatedToke
         expires_ms: new.expires_in.map(|time| now.saturating_add(time.0)),
         last_used_ms: None,
     };
-    let (hash, by, kept) = (token.hash(), by.to_owned(), summary.clone());
+    let (hash, kept) = (token.hash(), summary.clone());
     platform
         .records
         .write(move |t| {
+            let by = match &by {
+                Maker::Caller(id) => {
+                    holds(t, id, now)?;
+                    id
+                }
+                Maker::Platform => PLATFORM,
+            };
             // One that is made later would have an admin whom its maker does not know of.
             if let Some(tenant) = &kept.scope.tenant
                 && !tenants::exists(t, tenant)?
@@ -192,7 +210,7 @@ async fn add(platform: &Platform, by: &str, new: NewToken) -> Result<CreatedToke
             if tokens::count(t, kept.scope.tenant.as_ref(), now)? >= most {
                 return Err(TokenError::TooMany(most));
             }
-            Ok(tokens::add(t, &kept, &hash, &by)?)
+            Ok(tokens::add(t, &kept, &hash, by)?)
         })
         .await?;
     Ok(CreatedToken {
@@ -252,7 +270,7 @@ pub(crate) async fn keep_admin(platform: &Platform, path: &Path) -> Result<(), T
         scope: everything(),
         expires_in: None,
     };
-    let created = add(platform, PLATFORM, new).await?;
+    let created = add(platform, Maker::Platform, new).await?;
     let text = format!("{}\n", created.token);
     write_secret(path, text.as_bytes()).map_err(TokenError::File)
 }

@@ -11,6 +11,7 @@ use crate::control::Platform;
 use crate::natives::NativeError;
 use crate::records::{RecordsError, apps, deployments, tenant_limits, tenants, uploads, versions};
 use crate::routes::{self, RouteRefusal};
+use crate::tokens::{self, AuthError};
 
 /// Why a version was not made.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +31,7 @@ pub(crate) enum VersionError {
     #[error("the platform has {0} apps, and may have no more; delete one, or ask its operator")]
     TooManyApps(u64),
     #[error(
-        "the tenant `{tenant}` has {found} apps, and may have {most}; delete one, or ask the platform's operator for more"
+        "the tenant `{tenant}` may have {}, and has {found}; delete one, or ask the platform's operator for more", apps_of(*.most)
     )]
     TooManyOfTenant {
         tenant: TenantName,
@@ -48,6 +49,8 @@ pub(crate) enum VersionError {
     NotGranted(Vec<String>),
     #[error(transparent)]
     Native(#[from] NativeError),
+    #[error(transparent)]
+    Ended(#[from] AuthError),
     #[error(transparent)]
     Records(#[from] RecordsError),
 }
@@ -97,7 +100,8 @@ pub(crate) async fn create(
     platform
         .records
         .write(move |t| {
-            // It may have been deleted while the upload was compiled.
+            // Both may have ended while the upload was compiled.
+            tokens::holds(t, &created_by, created_ms)?;
             if !tenants::exists(t, &id.tenant)? {
                 return Err(VersionError::NoTenant(id.tenant));
             }
@@ -164,6 +168,13 @@ fn check_room(c: &Connection, id: &AppId) -> Result<(), VersionError> {
         return Err(VersionError::TooManyApps(most));
     }
     Ok(())
+}
+
+fn apps_of(most: u64) -> String {
+    match most {
+        1 => "1 app".to_owned(),
+        most => format!("{most} apps"),
+    }
 }
 
 fn list(names: &[String]) -> String {

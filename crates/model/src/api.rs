@@ -293,9 +293,11 @@ pub struct NodeStatus {
     pub name: String,
     /// The generation every one of its workers serves.
     pub generation: Generation,
-    /// The change of secrets that every one of its workers has.
+    /// The change of secrets that every one of its workers has; 0 from releases that knew of none.
+    #[serde(default)]
     pub secrets: SecretsRevision,
-    /// The change of tenants' limits that every one of its workers has.
+    /// The change of tenants' limits that every one of its workers has; 0 from releases that knew of none.
+    #[serde(default)]
     pub limits: LimitsRevision,
     pub workers: u32,
     pub worker_restarts: u64,

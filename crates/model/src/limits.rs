@@ -138,7 +138,8 @@ limits! {
     KV_HERE: Size = fixed("kv-here", Size::kib(64), "bytes of a value up to which it is read at once; a larger one is read on another thread, so that no other request waits for the disk");
     KV_PENDING: u64 = fixed("kv-pending", 256, "changes of one app's stores that one worker has under way; a commit of the node's takes all that wait");
     KV_SENDING: Size = fixed("kv-sending", Size::mib(64), "bytes of changes that one worker has under way; more wait");
-    KV_RECEIVING: Size = fixed("kv-receiving", Size::mib(64), "bytes of values that the control API receives at once; beyond, one is refused with `stores-busy`");
+    KV_RECEIVING: Size = fixed("kv-receiving", Size::mib(128), "bytes of values that the control API receives at once; beyond, one is refused with `stores-busy`");
+    KV_RECEIVING_TENANT: Size = fixed("kv-receiving-tenant", Size::mib(32), "of those, the ones for one tenant's stores: who sends slowly is in nobody else's way");
     KV_COMMIT: Size = fixed("kv-commit", Size::mib(64), "bytes of changes that are committed together");
     KV_QUEUE: u64 = fixed("kv-queue", 4_096, "changes that wait for the next commit of the node's stores");
     KV_EXPIRED: u64 = fixed("kv-expired", 1_000, "values that are cleared away together when their time is over");

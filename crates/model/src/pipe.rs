@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::ticket::TicketKeys;
 use crate::trace::{SampleRatio, Traced};
 use crate::{
-    AppId, BuildKey, Change, Digest, EngineSetting, Generation, GuestKind, Hasher, Host, Import,
-    KvChange, KvDone, KvError, LimitsRevision, Millis, Outcome, Secret, SecretId, SecretsRevision,
+    BuildKey, Change, Digest, EngineSetting, Generation, GuestKind, Hasher, Host, Import, KvChange,
+    KvDone, KvError, LimitsRevision, Millis, Outcome, Owner, Secret, SecretId, SecretsRevision,
     Size, StoreId, TenantName,
 };
 
@@ -272,7 +272,7 @@ pub struct SentMetrics {
 /// One app's counts since its worker began.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AppMetrics {
-    pub id: AppId,
+    pub owner: Owner,
     pub requests: Vec<(Outcome, u64)>,
     pub cpu_us: u64,
     pub bytes_in: u64,

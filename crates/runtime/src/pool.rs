@@ -154,6 +154,11 @@ impl Pool {
         self.0.live.get()
     }
 
+    /// Whether so few are free that not everybody gets one.
+    pub fn is_short(&self) -> bool {
+        self.0.slots - self.live() <= self.0.kept
+    }
+
     /// A slot, if one is free that the tenant may have.
     pub fn take(&self, tenant: &TenantName) -> Option<Slot> {
         if self.live() >= self.0.slots {

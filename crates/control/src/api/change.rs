@@ -137,7 +137,7 @@ async fn once(
     hasher.update(format!("{} {}\n", request.method(), request.uri()).as_bytes());
     let request = if meaning == Meaning::Whole {
         let (parts, body) = request.into_parts();
-        let bytes = request::read(body).await?;
+        let bytes = request::read(platform, &parts, body).await?;
         hasher.update(&bytes);
         Request::from_parts(parts, Body::from(bytes))
     } else {

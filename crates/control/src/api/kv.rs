@@ -114,11 +114,10 @@ pub(super) async fn set(
     request::check_media(request.headers(), &["application/octet-stream"])?;
     let limit = limits::KV_VALUE.default;
     request::check_length(request.headers(), limit)?;
-    let room = request::announced(request.headers()).unwrap_or(limit);
-    let room = u32::try_from(room.bytes()).unwrap_or(u32::MAX);
-    let room = platform.values.try_acquire_many(room);
+    let size = request::announced(request.headers()).unwrap_or(limit);
+    let room = platform.receiving.take(&store.owner.app.tenant, size);
     // Held until it is written.
-    let _room = room.map_err(|_| KvError::Busy)?;
+    let _room = room.ok_or(KvError::Busy)?;
     let value = request::read_within(request.into_body(), limit).await?;
     // Token and app may have ended while the body came.
     tokens::still_holds(&platform, &caller).await?;

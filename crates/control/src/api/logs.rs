@@ -12,7 +12,7 @@ use futures_util::stream;
 use http::Uri;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use model::api::Verb;
-use model::{LogRecord, LogStream, Since, Statuses};
+use model::{LogRecord, LogStream, Owner, Since, Statuses};
 use serde::Deserialize;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::Instant;
@@ -84,6 +84,7 @@ pub(super) async fn tail(
     let follower = Follower {
         platform,
         caller,
+        owner,
         lines,
         live,
         filter,
@@ -101,6 +102,7 @@ pub(super) async fn tail(
 struct Follower {
     platform: Arc<Platform>,
     caller: Caller,
+    owner: Owner,
     /// What is to be sent at once.
     lines: VecDeque<Bytes>,
     live: tokio::sync::broadcast::Receiver<Bytes>,
@@ -111,12 +113,15 @@ struct Follower {
 }
 
 impl Follower {
-    /// The next line with its end; none when the platform stops or the token no longer holds.
+    /// The next line with its end; none when the platform stops, the token no longer holds or the app is gone.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             if self.checked.elapsed() >= RECHECK {
                 let holds = tokens::still_holds(&self.platform, &self.caller).await;
                 holds.ok()?;
+                // The next app of the name has a log of its own.
+                let present = apps::present(&self.platform, self.owner.app.clone()).await;
+                present.ok().filter(|present| *present == self.owner)?;
                 self.checked = Instant::now();
             }
             if let Some(line) = self.lines.pop_front() {

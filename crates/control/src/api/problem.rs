@@ -235,6 +235,7 @@ impl From<TokenError> for Refused {
     fn from(error: TokenError) -> Self {
         let (status, code) = match error {
             TokenError::Records(error) => return error.into(),
+            TokenError::Ended(error) => return error.into(),
             TokenError::File(error) => return error.into(),
             TokenError::Random(error) => return Self::internal(error),
             TokenError::BeyondScope => (403, "scope"),
@@ -371,6 +372,7 @@ impl From<VersionError> for Refused {
             VersionError::Route(error) => return error.into(),
             VersionError::Native(error) => return error.into(),
             VersionError::Records(error) => return error.into(),
+            VersionError::Ended(error) => return error.into(),
             VersionError::NoTenant(_) => (404, "tenant-not-found"),
             VersionError::OtherName { .. } => (422, "name-mismatch"),
             VersionError::Manifest(_) => (422, "manifest-refused"),
@@ -391,6 +393,7 @@ impl From<DeployError> for Refused {
         let (status, code) = match error {
             DeployError::Route(error) => return error.into(),
             DeployError::Records(error) => return error.into(),
+            DeployError::Ended(error) => return error.into(),
             DeployError::Stopping => return stopping(),
             DeployError::QueueFull(_) => {
                 let title = "the platform is busy";

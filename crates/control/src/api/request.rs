@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use axum::body::HttpBody as _;
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 use super::problem::Refused;
 use crate::auth::Caller;
 use crate::control::Platform;
+use crate::tokens;
 
 /// What stands in the request's path.
 pub(crate) struct Place(Vec<(String, String)>);
@@ -75,9 +77,10 @@ pub(crate) struct Json<T>(pub T);
 
 impl<T: DeserializeOwned> FromRequest<Arc<Platform>> for Json<T> {
     type Rejection = Refused;
-    async fn from_request(request: Request, _: &Arc<Platform>) -> Result<Self, Refused> {
+    async fn from_request(request: Request, platform: &Arc<Platform>) -> Result<Self, Refused> {
         check_media(request.headers(), &["application/json"])?;
-        let bytes = read(request.into_body()).await?;
+        let (parts, body) = request.into_parts();
+        let bytes = read(platform, &parts, body).await?;
         parse(&bytes).map(Self)
     }
 }
@@ -149,16 +152,21 @@ pub(crate) fn broken_off(why: impl Display) -> Refused {
     Refused::new(408, "body-incomplete", "the body did not arrive", detail)
 }
 
-/// A whole body of the size that API requests may have.
-pub(crate) async fn read(body: Body) -> Result<Bytes, Refused> {
-    read_within(body, limits::API_BODY.default).await
+/// A whole body of the size that API requests may have, of a caller whose token still holds when it has come.
+pub(crate) async fn read(platform: &Platform, parts: &Parts, body: Body) -> Result<Bytes, Refused> {
+    let bytes = read_within(body, limits::API_BODY.default).await?;
+    let caller = parts.extensions.get::<Caller>();
+    let caller = caller.expect("every body is read behind the gate");
+    tokens::still_holds(platform, caller).await?;
+    Ok(bytes)
 }
 
 /// A whole body of at most `limit`.
 pub(crate) async fn read_within(body: Body, limit: Size) -> Result<Bytes, Refused> {
     let mut body = http_body_util::Limited::new(body, limit.as_usize());
     let whole = async {
-        let mut bytes = Vec::new();
+        let announced = body.size_hint().exact().unwrap_or(0);
+        let mut bytes = Vec::with_capacity(announced.min(limit.bytes()) as usize);
         while let Some(frame) = body.frame().await {
             match frame {
                 Ok(frame) => bytes.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new())),

@@ -36,7 +36,8 @@ pub(super) async fn set(
 ) -> Result<(StatusCode, axum::Json<SecretChanged>), Refused> {
     let id = secret(&caller, &place, Verb::Deploy)?;
     request::check_media(request.headers(), &["application/octet-stream"])?;
-    let body = request::read(request.into_body()).await?;
+    let (parts, body) = request.into_parts();
+    let body = request::read(&platform, &parts, body).await?;
     let text = SecretText::new(Zeroizing::new(body.to_vec())).map_err(SecretsError::from)?;
     let (changed, is_new) = secrets::set(&platform, id, text, caller.token).await?;
     let status = match is_new {

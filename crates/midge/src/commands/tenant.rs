@@ -85,13 +85,13 @@ struct Limits {
     /// The tenant
     name: TenantName,
     /// How many apps it may have
-    #[arg(long, value_name = "N", value_parser = count)]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
     apps: Option<NewLimit<u64>>,
     /// How many instances it may have live at once in one worker
-    #[arg(long, value_name = "N", value_parser = count)]
+    #[arg(long, value_name = "N", value_parser = count, allow_negative_numbers = true)]
     slots: Option<NewLimit<u64>>,
     /// What each of its key-value stores may hold, such as `256MiB`
-    #[arg(long, value_name = "SIZE", value_parser = limit::<Size>)]
+    #[arg(long, value_name = "SIZE", value_parser = size, allow_negative_numbers = true)]
     kv_store: Option<NewLimit<Size>>,
     #[command(flatten)]
     form: Form,
@@ -225,6 +225,14 @@ fn row<T: Display>(name: &str, limit: &LimitSummary<T>) -> Vec<String> {
 
 fn count(text: &str) -> Result<NewLimit<u64>, String> {
     limit(text).map_err(|_: String| "it is a whole number, or the word `default`".to_owned())
+}
+
+/// A number without a unit would be bytes, which nobody means.
+fn size(text: &str) -> Result<NewLimit<Size>, String> {
+    if text != "0" && text.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(format!("it has no unit; write `{text}MiB` or `{text}GiB`"));
+    }
+    limit(text)
 }
 
 /// A limit as it is written.

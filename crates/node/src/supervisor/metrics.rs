@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use model::api::AppUsage;
 use model::pipe::{AppMetrics, SentMetrics, WorkerMetrics};
-use model::{AppId, Catalog, Fault, Generation, Outcome};
+use model::{Catalog, Fault, Generation, Outcome, Owner};
 
 use families::Seen;
 pub use families::{Family, Labels, Unit, Values, bounds_seconds};
@@ -32,7 +32,7 @@ struct Workers {
 
 #[derive(Clone, Default)]
 struct Counts {
-    apps: HashMap<AppId, AppMetrics>,
+    apps: HashMap<Owner, AppMetrics>,
     /// Everything else; `apps` is empty here.
     worker: WorkerMetrics,
 }
@@ -85,7 +85,7 @@ impl Metrics {
         counts.worker = newest;
         counts
             .apps
-            .extend(apps.into_iter().map(|app| (app.id.clone(), app)));
+            .extend(apps.into_iter().map(|app| (app.owner.clone(), app)));
     }
 
     /// The slot's worker is gone: its counts stay, what it held does not.
@@ -110,11 +110,14 @@ impl Metrics {
         Seen { facts, sum }.families()
     }
 
-    /// Of all workers. Apps that the catalog no longer has are forgotten.
+    /// Of all workers. Apps that the catalog no longer has are forgotten, those too whose name another has now.
     fn sum(&self, catalog: &Catalog) -> Counts {
         let mut workers = self.workers();
         for counts in workers.all() {
-            counts.apps.retain(|id, _| catalog.get(id).is_some());
+            counts.apps.retain(|owner, _| {
+                let entry = catalog.get(&owner.app);
+                entry.is_some_and(|entry| entry.incarnations.app == owner.incarnation)
+            });
         }
         let mut sum = workers.past.clone();
         for counts in &workers.present {
@@ -198,8 +201,8 @@ fn usage(app: AppMetrics) -> AppUsage {
         latency,
         latency_sum_us: app.latency.sum_us,
         latency_max_us: app.latency.max_us,
-        tenant: app.id.tenant,
-        app: app.id.app,
+        tenant: app.owner.app.tenant,
+        app: app.owner.app.app,
     }
 }
 
@@ -238,7 +241,7 @@ mod tests {
 
     fn app(number: u64, requests: &[(Outcome, u64)]) -> AppMetrics {
         AppMetrics {
-            id: example::entry(number, 1).id.clone(),
+            owner: example::entry(number, 1).owner(),
             requests: requests.to_vec(),
             cpu_us: 500_000,
             bytes_in: 10,

@@ -181,7 +181,7 @@ mod tests {
             reply: Replies::default(),
             reuse: None,
         };
-        Served::new(&entry, Arc::new(Tally::new(entry.id.clone())))
+        Served::new(&entry, Arc::new(Tally::new(entry.owner())))
     }
 
     /// The record as any reader of JSON sees it.

@@ -368,14 +368,14 @@ impl Control {
             return;
         };
         let key = (old.wasm, old.kind);
-        match next.app(&old.id) {
-            Some(new) if (new.entry.wasm, new.entry.kind) == key => return,
-            Some(_) => {}
-            None => self.worker.report.forget(&old.id),
+        let next = next.app(&old.id);
+        if next.is_none_or(|new| new.entry.incarnations != old.incarnations) {
+            self.worker.report.forget(&old.owner());
         }
-        self.worker
-            .residents
-            .retire(key, self.worker.connections.second());
+        if next.is_none_or(|new| (new.entry.wasm, new.entry.kind) != key) {
+            let second = self.worker.connections.second();
+            self.worker.residents.retire(key, second);
+        }
     }
 }
 
@@ -394,7 +394,7 @@ async fn drain(worker: Rc<Worker>, grace: Millis, ending: Ending) {
         worker.connections.fewer_than(1).await;
         // A guest may go on after its reply, within its limits.
         while worker.pool.live() > 0 {
-            worker.instances.shed();
+            worker.instances.shed(None);
             tokio::time::sleep(DRAIN_LOOK).await;
         }
     };

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use model::pipe::{Histogram, SentMetrics, WorkerMetrics};
 use model::trace::Traced;
-use model::{AppId, Entry, LogStream, Outcome, TenantName, limits};
+use model::{Entry, LogStream, Outcome, Owner, TenantName, limits};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
@@ -32,7 +32,7 @@ pub struct Report {
 #[derive(Default)]
 struct Inner {
     lines: Lines,
-    tallies: HashMap<AppId, Arc<Tally>>,
+    tallies: HashMap<Owner, Arc<Tally>>,
     /// Those that counted something since the last metrics.
     changed: Vec<Arc<Tally>>,
     latency: Histogram,
@@ -78,10 +78,10 @@ impl Report {
     /// What is kept of an app that was asked for.
     pub fn served<'a>(&self, app: &'a App) -> &'a Served {
         app.served.get_or_init(|| {
-            let id = &app.entry.id;
+            let owner = app.entry.owner();
             let mut inner = self.lock();
-            let tally = inner.tallies.entry(id.clone());
-            let tally = tally.or_insert_with(|| Arc::new(Tally::new(id.clone())));
+            let tally = inner.tallies.entry(owner.clone());
+            let tally = tally.or_insert_with(|| Arc::new(Tally::new(owner)));
             Box::new(Served::new(&app.entry, tally.clone()))
         })
     }
@@ -120,7 +120,7 @@ impl Report {
     /// A guest wrote a line, or the platform has one for the app's owner.
     pub fn output(&self, served: &Served, names: Names<'_>, stream: LogStream, text: &str) {
         let mut inner = self.lock();
-        let tenant = &served.tally.id.tenant;
+        let tenant = &served.tally.owner.app.tenant;
         let written = match inner.output.get_mut(tenant) {
             Some(written) => written,
             None => inner.output.entry(tenant.clone()).or_default(),
@@ -254,8 +254,8 @@ impl Report {
     }
 
     /// Forgets the counts of an app that was removed; the supervisor has them.
-    pub fn forget(&self, id: &AppId) {
-        self.lock().tallies.remove(id);
+    pub fn forget(&self, owner: &Owner) {
+        self.lock().tallies.remove(owner);
     }
 
     fn wake_if(&self, wake: bool) {

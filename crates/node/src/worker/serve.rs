@@ -173,11 +173,13 @@ pub async fn invoke(
     runtime::run(&worker.engine, &worker.instances, invocation).await
 }
 
-/// A slot that is free now; where none is, instances that only wait for requests begin to make way.
+/// A slot that is free now; where none is, instances that only wait for requests begin to make way: everybody's, unless it is
+/// the tenant alone that gets no more.
 pub fn slot_now(worker: &Worker, tenant: &TenantName) -> Option<Slot> {
     let slot = worker.pool.take(tenant);
     if slot.is_none() {
-        worker.instances.shed();
+        let alone = !worker.pool.is_short();
+        worker.instances.shed(alone.then_some(tenant));
     }
     slot
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use model::pipe::{AppMetrics, Histogram};
-use model::{AppId, Entry, Outcome, Usage};
+use model::{Entry, Outcome, Owner, Usage};
 
 use super::quarantine::Quarantine;
 
@@ -23,9 +23,9 @@ impl Served {
         let (version, digest) = (entry.version, entry.wasm);
         // Names and digests have no characters that JSON escapes.
         Self {
+            line_begin: format!("{}\t{{\"time_ms\":", tally.owner).into(),
             tally,
             quarantine: Quarantine::default(),
-            line_begin: format!("{}\t{{\"time_ms\":", entry.owner()).into(),
             line_middle: format!(
                 ",\"tenant\":\"{tenant}\",\"app\":\"{app}\",\"version\":{version},\"digest\":\"{digest}\",\"request\":\""
             )
@@ -36,7 +36,7 @@ impl Served {
 
 /// One app's counts, over all its versions.
 pub struct Tally {
-    pub id: AppId,
+    pub owner: Owner,
     // Only one thread ever asks for it, so it is never contended; an `Observer` must be `Sync` all the same.
     counts: Mutex<Counts>,
 }
@@ -56,9 +56,9 @@ struct Counts {
 pub const OUTCOMES: usize = Outcome::ALL.len();
 
 impl Tally {
-    pub fn new(id: AppId) -> Self {
+    pub fn new(owner: Owner) -> Self {
         Self {
-            id,
+            owner,
             counts: Mutex::default(),
         }
     }
@@ -86,7 +86,7 @@ impl Tally {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.changed = false;
         AppMetrics {
-            id: self.id.clone(),
+            owner: self.owner.clone(),
             requests: by_outcome(&counts.requests),
             cpu_us: counts.cpu_us,
             bytes_in: counts.bytes_in,

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use capabilities::http::{Answer, Incoming};
-use model::{AppId, Reuse, Revision, VersionNumber};
+use model::{AppId, Reuse, Revision, TenantName, VersionNumber};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -82,9 +82,13 @@ impl Instances {
         found.cloned()
     }
 
-    /// Lets go of every instance that has nothing to do; their slots come free in a moment.
-    pub fn shed(&self) {
-        for live in self.0.borrow().values().flatten() {
+    /// Lets go of every instance that has nothing to do, of one tenant's apps or of all; their slots come free in a moment.
+    pub fn shed(&self, of: Option<&TenantName>) {
+        let all = self.0.borrow();
+        let shed = all
+            .iter()
+            .filter(|((id, ..), _)| of.is_none_or(|tenant| id.tenant == *tenant));
+        for live in shed.flat_map(|(_, live)| live) {
             if live.rests() {
                 live.close();
             }

@@ -223,6 +223,19 @@ async fn logs_are_tailed_filtered_and_followed_until_the_token_ends() {
             .await;
     });
     assert_eq!(texts(&followed), ["out 2", "new"]);
+
+    // It ends with the app, whose name another may have at once.
+    let line = format!("GET {logs}?follow=true&tail=1&stream=stdout");
+    let admin = bearer(&api.admin);
+    let headers = [&admin[..]];
+    let (followed, ()) = tokio::join!(api.raw(&line, &headers, ""), async {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        api.delete("/v1/tenants/default/apps/shop").await;
+        api.version("shop", "ok\none").await;
+    });
+    assert_eq!(texts(&followed), ["new"]);
+    let next = api.get(&format!("{logs}?tail=9")).await;
+    assert_eq!(next.body, b"");
 }
 
 #[tokio::test]

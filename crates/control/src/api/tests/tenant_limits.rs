@@ -91,7 +91,7 @@ async fn what_is_no_limit_or_beyond_one_is_refused_and_changes_nothing() {
     let all = json!({ "apps": 1, "slots": 21 });
     check(all, beyond, "`slots` is 21; a tenant may be given 20").await;
     check(json!({ "slots": 0 }), beyond, "give it 1 or more").await;
-    check(json!({ "apps": 100_001 }), beyond, "`control.apps`").await;
+    check(json!({ "apps": 100_001 }), beyond, "the whole platform").await;
     let much = json!({ "kv_store": "65GiB" });
     check(
         much,
@@ -173,7 +173,7 @@ async fn a_tenant_makes_as_many_apps_as_it_may_and_keeps_those_it_has() {
     api.version("blog", "ok\none").await;
     let limited = api.limit(json!({ "apps": 2 })).await;
     assert_eq!(limited.limits.apps.used, Some(2));
-    full("third", "the tenant `default` has 2 apps, and may have 2").await;
+    full("third", "the tenant `default` may have 2 apps, and has 2").await;
     api.limit(json!({ "apps": 0 })).await;
     full("third", "may have 0").await;
     // What is there may have further versions, and be deployed.

@@ -207,3 +207,120 @@ async fn the_admin_token_stays_while_its_file_holds_and_is_made_anew_when_it_doe
     assert_eq!(reply.status, 200);
     api.get("/v1/status").await.problem(401, "token-revoked");
 }
+
+/// Whoever has sent all of a request but its last byte, and then loses its token, changes nothing with it.
+#[tokio::test]
+async fn a_token_that_ends_while_a_body_comes_changes_nothing() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let api = Api::start().await;
+    api.tenant("bob").await;
+    let version = api.version("shop", "ok\none").await;
+    let wasm = api.upload("ok\ntwo").await;
+    let new_version = json!({ "manifest": { "name": "shop" }, "wasm": wasm });
+    let json = "application/json";
+    let bytes = "application/octet-stream";
+    let requests = [
+        (
+            "POST",
+            "tokens",
+            json,
+            json!({ "scope": { "verb": "admin" } }).to_string(),
+            false,
+        ),
+        (
+            "POST",
+            "tokens",
+            json,
+            json!({ "scope": { "verb": "admin" } }).to_string(),
+            true,
+        ),
+        (
+            "POST",
+            "tenants",
+            json,
+            json!({ "name": "carol" }).to_string(),
+            false,
+        ),
+        (
+            "PATCH",
+            "tenants/bob/limits",
+            json,
+            json!({ "apps": 1 }).to_string(),
+            false,
+        ),
+        ("DELETE", "tenants/bob", json, "x".to_owned(), true),
+        (
+            "PUT",
+            "tenants/bob/secrets/key",
+            bytes,
+            "value".to_owned(),
+            false,
+        ),
+        (
+            "PUT",
+            "tenants/bob/certificates/c",
+            json,
+            json!({ "chain": "", "key": "" }).to_string(),
+            false,
+        ),
+        (
+            "POST",
+            "tenants/default/apps/shop/versions",
+            json,
+            new_version.to_string(),
+            false,
+        ),
+        (
+            "POST",
+            "tenants/default/apps/shop/deployments",
+            json,
+            json!({ "version": version, "cause": "deploy" }).to_string(),
+            false,
+        ),
+        (
+            "PUT",
+            "tenants/default/apps/shop/kv/default/k",
+            bytes,
+            "value".to_owned(),
+            false,
+        ),
+    ];
+    for (method, path, kind, body, once) in requests {
+        let token = api.token(json!({ "verb": "admin" })).await;
+        let mut stream = TcpStream::connect(api.address).await.unwrap();
+        let key = if once { "idempotency-key: k\r\n" } else { "" };
+        let head = format!(
+            "{method} /v1/{path} HTTP/1.1\r\nhost: api\r\nconnection: close\r\n{}\r\ncontent-type: {kind}\r\n{key}content-length: {}\r\n\r\n",
+            bearer(&token.token),
+            body.len(),
+        );
+        let (most, last) = body.split_at(body.len() - 1);
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(most.as_bytes()).await.unwrap();
+        // It was looked at once it is known when it was used.
+        let used = async || {
+            let all: Vec<Value> = api.get("/v1/tokens").await.ok();
+            let own = all.iter().find(|known| known["id"] == *token.summary.id);
+            own.unwrap()["last_used_ms"].is_u64()
+        };
+        while !used().await {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+        let ended = api
+            .delete(&format!("/v1/tokens/{}", token.summary.id))
+            .await;
+        assert_eq!(ended.status, 204, "{ended:?}");
+        stream.write_all(last.as_bytes()).await.unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).await.unwrap();
+        assert!(
+            reply.starts_with("HTTP/1.1 401"),
+            "{method} {path}: {reply}"
+        );
+        assert!(reply.contains("token-revoked"), "{method} {path}: {reply}");
+    }
+    let tenants: Value = api.get("/v1/tenants").await.ok();
+    assert_eq!(tenants, json!(["bob", "default"]));
+    let versions: Vec<Value> = api.get("/v1/tenants/default/apps/shop/versions").await.ok();
+    assert_eq!(versions.len(), 1);
+}

@@ -46,9 +46,12 @@ impl Seen {
 
     fn of_apps(&self) -> Vec<Family> {
         let mut apps: Vec<_> = self.sum.apps.values().collect();
-        apps.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        apps.sort_unstable_by(|a, b| a.owner.app.cmp(&b.owner.app));
         let named = |app: &AppMetrics| -> Labels {
-            let (tenant, app) = (app.id.tenant.to_string(), app.id.app.to_string());
+            let (tenant, app) = (
+                app.owner.app.tenant.to_string(),
+                app.owner.app.app.to_string(),
+            );
             vec![("tenant", tenant), ("app", app)]
         };
         let of_each = |count: fn(&AppMetrics) -> u64| {
